@@ -1,0 +1,284 @@
+"""Surveys and recipes: YAML files read into validated, frozen models. Every error names file, line and key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ByteSize, ConfigDict, ValidationError, model_validator
+from pydantic import Field as Key
+
+from mmu_pipeline.errors import BadInput
+from mmu_pipeline.fields import Field, Name
+
+MODALITIES = ("image", "spectrum", "cube", "light_curve", "table")
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Padding(_Model):
+    """How a form fills arrays to a common length: elements where `field` equals `value` are not data."""
+
+    field: Name
+    value: float
+
+
+class Form(_Model):
+    """One published form of a survey: where it lies and which reader understands it."""
+
+    reader: str
+    url: str | None = None
+    """fsspec URL of the folder that holds it."""
+    mirrors: tuple[str, ...] = ()
+    files: tuple[str, ...]
+    """Globs of the data files, relative to the URL. `healpix=*` stands for the cell folders of a survey cut by cell."""
+    cut_by_cell: bool = False
+    member_list: str | None = None
+    """A text file beside the data that names the files which belong; the others are counted as not listed."""
+    checksums: str | None = None
+    """A file beside the data in the format of `sha256sum`; downloads are checked against it."""
+    object_id: str = "object_id"
+    """Source name of the id, or a template of several: "PS1_{SNID}"."""
+    ra: str = "ra"
+    dec: str = "dec"
+    padding: Padding | None = None
+    faults: tuple[str, ...] = ()
+    """Known faults of the published form, each a sentence: printed on the survey's page and on every card."""
+
+
+class Survey(_Model):
+    """One dataset with one record layout."""
+
+    name: Name
+    title: str
+    modality: Literal[MODALITIES]  # type: ignore[valid-type]
+    release: str
+    summary: str
+    forms: dict[str, Form] = Key(min_length=1)
+    fields: tuple[Field, ...]
+    expected_rows: int | None = None
+    partition_order: int = Key(default=4, ge=0, le=12)
+    """Order of the files of its object table: 0 for a few hundred rows, 4 as the MMU is cut, deeper where dense."""
+    repeated_ids: bool = False
+    """Whether one id may stand in several rows (repeat observations). If not, a second row is counted as a duplicate."""
+    licence: str
+    citation: str
+    homepage: str = ""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Survey:
+        names = [field.name for field in self.fields]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"the field {name!r} is declared twice")
+        for form_name, form in self.forms.items():
+            if form.padding and form.padding.field not in names:
+                raise ValueError(f"forms.{form_name}.padding names the field {form.padding.field!r}, which is not declared")
+        for field in self.fields:
+            for companion in (field.ivar, field.mask):
+                if companion is not None and companion not in names:
+                    raise ValueError(f"the field {field.name!r} names the companion {companion!r}, which is not declared")
+            if isinstance(field.source, dict) and (unknown := sorted(set(field.source) - set(self.forms))):
+                raise ValueError(f"the field {field.name!r} gives source names for forms that do not exist: {unknown}")
+        return self
+
+    @property
+    def columns(self) -> tuple[Field, ...]:
+        """Fields that are columns of the object table."""
+        return tuple(field for field in self.fields if not field.is_member)
+
+    @property
+    def members(self) -> tuple[Field, ...]:
+        """Fields that are array members of a sample."""
+        return tuple(field for field in self.fields if field.is_member)
+
+    def field(self, name: str) -> Field:
+        """The declared field of that name; KeyError if there is none."""
+        return {field.name: field for field in self.fields}[name]
+
+
+class Selection(_Model):
+    """Which rows and fields of one survey a recipe takes."""
+
+    survey: Name
+    members: tuple[Name, ...] | None = None
+    columns: tuple[Name, ...] | None = None
+    where: str | None = None
+
+
+class Counterpart(Selection):
+    """A survey matched to the primary by position."""
+
+    radius_arcsec: float = Key(gt=0, le=3600)
+    pick: Literal["nearest", "mutual", "all"] = "nearest"
+    how: Literal["inner", "left"] = "left"
+
+
+class SplitRule(_Model):
+    """A split is a property of the sky: all objects of one coarse cell share it, by a seeded hash."""
+
+    train: float = Key(default=0.8, ge=0, le=1)
+    validation: float = Key(default=0.1, ge=0, le=1)
+    test: float = Key(default=0.1, ge=0, le=1)
+    order: int = Key(default=3, ge=0, le=8)
+    seed: int = Key(default=0, ge=0)
+    guard_arcsec: float = Key(default=0.0, ge=0, le=3600)
+
+    @model_validator(mode="after")
+    def _whole(self) -> SplitRule:
+        if abs(self.train + self.validation + self.test - 1.0) > 1e-9:
+            raise ValueError(f"train + validation + test must be 1, not {self.train + self.validation + self.test:g}")
+        return self
+
+
+class ShardRule(_Model):
+    """How many samples a shard holds, and the seed of their order."""
+
+    target_bytes: ByteSize = ByteSize(512 * 1024**2)
+    samples_per_shard: int | None = Key(default=None, ge=1)
+    seed: int = Key(default=0, ge=0)
+
+
+class Recipe(_Model):
+    """What to build: a primary, its counterparts, cuts, split and shard size."""
+
+    name: Annotated[str, Key(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+    title: str = ""
+    primary: Selection
+    counterparts: tuple[Counterpart, ...] = ()
+    split: SplitRule = SplitRule()
+    shards: ShardRule = ShardRule()
+
+    @model_validator(mode="after")
+    def _once(self) -> Recipe:
+        names = self.survey_names
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"the survey {name!r} is named twice")
+        return self
+
+    @property
+    def survey_names(self) -> list[str]:
+        """Primary first, then the counterparts in order."""
+        return [self.primary.survey, *(counterpart.survey for counterpart in self.counterparts)]
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load_yaml(path: Path, kind: type[Model]) -> Model:
+    """One YAML file as a validated model. Raises BadInput naming file, line and key."""
+    try:
+        text = path.read_text()
+        data = yaml.safe_load(text)
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+    except OSError as error:
+        raise BadInput("cannot read the file", file=path, reason=error.strerror) from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else None
+        raise BadInput(f"not valid YAML: {error.problem}", file=path, line=line) from error
+    if not isinstance(data, dict) or tree is None:
+        raise BadInput("expected a mapping of keys to values", file=path, line=1)
+    _no_repeated_keys(tree, path)
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        problems = [(_place(tree, problem["loc"]), _wording(problem)) for problem in error.errors()]
+        (key, line), message = problems[0]
+        more = f"{len(problems) - 1} more problem(s) in this file follow once this one is mended" if problems[1:] else ""
+        raise BadInput(message, file=path, line=line, key=key or None, hint=more) from error
+
+
+def _wording(problem: Any) -> str:
+    if problem["type"] == "extra_forbidden":
+        return "unknown key"
+    if problem["type"] == "missing":
+        return "required key is missing"
+    return str(problem["msg"]).removeprefix("Value error, ")
+
+
+def _place(tree: yaml.Node, loc: tuple[int | str, ...]) -> tuple[str, int]:
+    """Dotted key and line number of a pydantic error location, as deep as the YAML goes."""
+    node, line, named = tree, tree.start_mark.line + 1, []
+    for part in loc:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((key, value) for key, value in node.value if key.value == str(part)), None)
+            if found:
+                line, node = found[0].start_mark.line + 1, found[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            break
+        named.append(str(part))
+    return ".".join(named), line
+
+
+def _no_repeated_keys(node: yaml.Node, path: Path) -> None:
+    children: list[yaml.Node] = []
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in seen:
+                raise BadInput("the key stands twice", file=path, line=key.start_mark.line + 1, key=key.value)
+            seen.add(key.value)
+            children.append(value)
+    elif isinstance(node, yaml.SequenceNode):
+        children = node.value
+    for child in children:
+        _no_repeated_keys(child, path)
+
+
+def catalogs_folder() -> Path:
+    """Where the shipped `surveys/` and `recipes/` lie: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    return next(folder for folder in (package / "catalogs", package.parent / "catalogs") if folder.is_dir())
+
+
+def load_surveys(*folders: Path) -> dict[str, Survey]:
+    """All shipped surveys by name, with those of further folders over them. Raises BadInput."""
+    surveys: dict[str, Survey] = {}
+    for folder in (catalogs_folder() / "surveys", *folders):
+        if not folder.is_dir():
+            raise BadInput("no such folder of surveys", file=folder)
+        for path in sorted(folder.glob("*.yaml")):
+            survey = load_yaml(path, Survey)
+            if survey.name != path.stem:
+                raise BadInput(f"the survey is named {survey.name!r}, its file is not", file=path, key="name")
+            surveys[survey.name] = survey
+    return surveys
+
+
+def load_recipe(name_or_path: str, surveys: dict[str, Survey]) -> Recipe:
+    """A recipe by name (of the shipped ones) or by path, checked against the surveys. Raises BadInput."""
+    shipped = catalogs_folder() / "recipes" / f"{name_or_path}.yaml"
+    path = shipped if shipped.is_file() else Path(name_or_path)
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in shipped.parent.glob("*.yaml")))
+        raise BadInput(f"no recipe {name_or_path!r}", hint=f"give a path to a YAML file, or one of: {known}")
+    recipe = load_yaml(path, Recipe)
+    for selection in (recipe.primary, *recipe.counterparts):
+        check_selection(selection, surveys, path)
+    return recipe
+
+
+def check_selection(selection: Selection, surveys: dict[str, Survey], path: Path) -> None:
+    """Raise BadInput unless the survey and every field that a selection names exist."""
+    survey = surveys.get(selection.survey)
+    if survey is None:
+        raise BadInput(f"unknown survey {selection.survey!r}", file=path, hint=f"known surveys: {', '.join(sorted(surveys))}")
+    for key, names, declared in (
+        ("members", selection.members, {field.name for field in survey.members}),
+        ("columns", selection.columns, {field.name for field in survey.columns}),
+    ):
+        for name in names or ():
+            if name not in declared:
+                raise BadInput(
+                    f"the survey {survey.name!r} has no field {name!r} among its {key}",
+                    file=path,
+                    key=key,
+                    hint=f"declared: {', '.join(sorted(declared))}",
+                )

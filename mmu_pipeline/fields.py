@@ -1,0 +1,134 @@
+"""A field: one named array or scalar of a survey, with dtype, shape, unit and polarity."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from astropy import units
+from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+from pydantic import Field as Key
+
+Array = npt.NDArray[np.generic]
+
+DTYPES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "float16", "float32", "float64", "string")
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+RESERVED = {"object_id", "ra", "dec", "source_file", "source_row", "key", "split"}
+
+
+def _name(value: str) -> str:
+    if not NAME.fullmatch(value):
+        raise ValueError(f"{value!r} is not a name: lower-case letters, digits and underscores, starting with a letter")
+    return value
+
+
+def _unit(value: str) -> str:
+    try:
+        units.Unit(value)
+    except ValueError as error:
+        raise ValueError(f"{value!r} is not a unit that astropy.units reads: {error}") from error
+    return value
+
+
+def _shape(value: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    for size in value:
+        if (isinstance(size, int) and size < 1) or (isinstance(size, str) and not NAME.fullmatch(size)):
+            raise ValueError(f"{size!r} is not a dimension: a positive length, or a name for a length that varies by row")
+    if sum(isinstance(size, str) for size in value) > 1:
+        raise ValueError("at most one dimension may vary by row")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]
+Unit = Annotated[str, AfterValidator(_unit)]
+Shape = Annotated[tuple[int | str, ...], AfterValidator(_shape)]
+
+
+class Field(BaseModel):
+    """One declared quantity. A field without shape is a column of the object table; one with shape is a member of a sample."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    name: Name
+    dtype: Literal[DTYPES]  # type: ignore[valid-type]
+    shape: Shape = ()
+    unit: Unit = ""
+    description: str = ""
+    source: str | dict[str, str | None] = Key(default_factory=dict, alias="from")
+    """Name in the source: one for all forms, or one per form; absent means our own name, null that the form lacks it."""
+    column: bool = False
+    """A short fixed-shape field (four magnitudes) that belongs in the object table rather than in a member of its own."""
+    sentinels: tuple[float | str, ...] = ()
+    """Source values that mean missing: nulls in a column; in a member NaN becomes the rule of its mask or ivar."""
+    ivar: Name | None = None
+    """Field with the inverse variance of this one: set to 0 wherever this one is not finite or its mask is bad."""
+    mask: Name | None = None
+    """Field with the mask of this one (same shape, or this shape without its first dimensions): False where not finite."""
+    true_means: Literal["good", "bad"] | None = None
+    """Polarity of a mask in the source. Ours is always True = good."""
+    bands: tuple[str, ...] = ()
+    """Band of each plane of an image, or the code book of a light curve's band field."""
+    band_aliases: dict[str, str] = Key(default_factory=dict)
+    """Band names in the source that are spelled otherwise than in `bands`."""
+    zero_point: float | None = None
+    """AB or Vega magnitude of one unit of flux, where the unit is not physical."""
+    pixel_scale_arcsec: float | None = None
+    nominal_length: int = 1024
+    """Typical length of the dimension that varies, for planning bytes only."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Field:
+        if self.name in RESERVED or self.name.startswith("_"):
+            raise ValueError(f"the name {self.name!r} is taken by the pipeline itself")
+        if self.column and (not self.shape or self.is_ragged):
+            raise ValueError("column: true is for fields of a fixed shape")
+        if self.is_member and self.dtype == "string":
+            raise ValueError("text is a column, not an array: give band codes with `bands` instead")
+        if (self.true_means is not None) and self.dtype != "bool":
+            raise ValueError("true_means belongs to a field of dtype bool")
+        return self
+
+    @property
+    def is_member(self) -> bool:
+        """Whether each row of it is an array file of a sample."""
+        return bool(self.shape) and not self.column
+
+    @property
+    def is_ragged(self) -> bool:
+        return any(isinstance(size, str) for size in self.shape)
+
+    @property
+    def numpy_dtype(self) -> np.dtype[np.generic]:
+        """Little-endian dtype of the values (object for text)."""
+        return np.dtype(object if self.dtype == "string" else self.dtype).newbyteorder("<")
+
+    @property
+    def arrow_type(self) -> pa.DataType:
+        """Type of the column in the object table."""
+        scalar = (
+            pa.string()
+            if self.dtype == "string"
+            else pa.bool_()
+            if self.dtype == "bool"
+            else pa.from_numpy_dtype(self.numpy_dtype)
+        )
+        return pa.list_(scalar, int(np.prod(self.shape))) if self.column else scalar  # type: ignore[arg-type]
+
+    @property
+    def nominal_bytes(self) -> int:
+        """Bytes of one row, exact for fixed shapes, typical for ragged ones."""
+        lengths = [self.nominal_length if isinstance(size, str) else size for size in self.shape]
+        return int(np.prod(lengths, dtype=np.int64)) * (16 if self.dtype == "string" else self.numpy_dtype.itemsize)
+
+    def source_name(self, form: str) -> str | None:
+        """Name of this field in one form of the survey; None where that form does not carry it."""
+        if isinstance(self.source, str):
+            return self.source
+        return self.source.get(form, self.name)
+
+    def absent(self) -> Array:
+        """The array that stands for a counterpart that is not there: zeros, of length 0 where the length varies."""
+        return np.zeros([0 if isinstance(size, str) else size for size in self.shape], self.numpy_dtype)

@@ -1,0 +1,62 @@
+"""Readers: one module per file format. File -> table of its objects; chosen rows -> their arrays, each checked by id."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol, cast
+
+import pyarrow as pa
+
+from mmu_pipeline.catalog import Survey
+from mmu_pipeline.errors import BadInput
+from mmu_pipeline.fields import Array, Field
+from mmu_pipeline.sky import Int
+
+FORMATS = ("snana", "mmu_v1")
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A source row that is not in the object table, and why."""
+
+    source_row: int
+    object_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ObjectRows:
+    """What one source file holds.
+
+    `table` has object_id (string), ra, dec (float64, degrees), source_row (int64), then every column field of the survey
+    under our name and type, in file order. len(table) + len(skipped) is the number of objects in the file.
+    """
+
+    table: pa.Table
+    skipped: tuple[Skipped, ...] = ()
+
+
+class Reader(Protocol):
+    """What a module in this package provides."""
+
+    def read_objects(self, survey: Survey, form: str, path: Path) -> ObjectRows:
+        """The objects of one local file, without touching its arrays. Raises BrokenSource naming file and column."""
+
+    def read_arrays(
+        self, survey: Survey, form: str, path: Path, rows: Int, object_ids: Sequence[str], members: Sequence[Field]
+    ) -> dict[str, Sequence[Array]]:
+        """Arrays of chosen rows: member name -> one array per row, in the order of `rows`, normalised.
+
+        `rows` are source_row values, in any order, repeats allowed. Each row's id in the file must equal `object_ids`.
+        Raises BrokenSource if it does not, or if the file lacks a member or has another dtype or shape than declared.
+        """
+
+
+def reader(name: str) -> Reader:
+    """The reader of a format. Raises BadInput for an unknown name."""
+    if name not in FORMATS:
+        raise BadInput(f"no reader for the format {name!r}", hint=f"readers: {', '.join(FORMATS)}")
+    return cast(Reader, import_module(f"mmu_pipeline.readers.{name}"))

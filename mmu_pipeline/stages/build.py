@@ -1,0 +1,62 @@
+"""One build: what is asked for, the units of each stage, and how a unit is run, reused or set aside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mmu_pipeline.catalog import Recipe, Survey
+from mmu_pipeline.storage import Receipt, Root
+
+STAGES = ("scan", "objects", "match", "samples", "shards")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one survey is read from in this build."""
+
+    form: str
+    url: str
+    mirrors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Build:
+    """Everything a stage needs to know, checked before work starts. Small and picklable: it travels with each task."""
+
+    recipe: Recipe
+    surveys: dict[str, Survey]
+    """The surveys of the recipe by name."""
+    sources: dict[str, Source]
+    root: Root
+    cells: frozenset[int] | None = None
+    """Order-4 cells of the primary to build; None for all."""
+    cache: str = ""
+    """Local folder where remote source files are kept."""
+    batch_bytes: int = 64 * 1024**2
+    """Arrays held in memory at a time by one unit."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one call of a stage works on."""
+
+    stage: str
+    name: str
+    """Unique in its stage: the receipt's name, for example `hsc/1104`."""
+    cell: int | None = None
+    """Order-4 cell, or the first of them; orders units along the sky."""
+    weight: int = 1
+    """Estimated bytes that it reads."""
+    inputs: tuple[object, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a unit."""
+
+    unit: Unit
+    status: Literal["done", "reused", "set_aside"]
+    receipt: Receipt
+    attempts: int = 1
+    facts: dict[str, object] = field(default_factory=dict)

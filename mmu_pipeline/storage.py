@@ -1,0 +1,220 @@
+"""Where artefacts lie under a root (any fsspec URL), how they are written in one step, and the receipts that vouch for them."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any, BinaryIO
+
+import fsspec
+import fsspec.implementations.local
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+from fsspec.core import url_to_fs
+from pydantic import BaseModel
+
+from mmu_pipeline import __version__
+from mmu_pipeline.errors import BadInput, BrokenArtefact
+from mmu_pipeline.sky import Cell
+
+
+@dataclass(frozen=True)
+class Root:
+    """The place where all outputs of a build go. Paths given to its methods are relative and use `/`."""
+
+    url: str
+
+    @property
+    def fs(self) -> fsspec.AbstractFileSystem:
+        return url_to_fs(self.url)[0]
+
+    def path(self, relative: str) -> str:
+        """Absolute path of an artefact, as this root's filesystem understands it."""
+        return f"{url_to_fs(self.url)[1].rstrip('/')}/{relative}"
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.fs, fsspec.implementations.local.LocalFileSystem)
+
+    def exists(self, relative: str) -> bool:
+        return bool(self.fs.exists(self.path(relative)))
+
+    def size(self, relative: str) -> int | None:
+        """Size in bytes, None where there is no such file."""
+        try:
+            return int(self.fs.size(self.path(relative)))
+        except FileNotFoundError:
+            return None
+
+    def read_bytes(self, relative: str) -> bytes:
+        return bytes(self.fs.cat_file(self.path(relative)))
+
+    def read_json(self, relative: str) -> Any:
+        """Content of a JSON file. Raises BrokenArtefact if it is not JSON, FileNotFoundError if it is not there."""
+        try:
+            return json.loads(self.read_bytes(relative))
+        except ValueError as error:
+            raise BrokenArtefact("not valid JSON", file=self.path(relative), hint="delete it and run again") from error
+
+    def read_table(self, relative: str, columns: list[str] | None = None, filters: Any = None) -> pa.Table:
+        """A Parquet artefact, or its rows and columns that are asked for."""
+        return pq.read_table(self.path(relative), columns=columns, filters=filters, filesystem=self.fs, partitioning=None)
+
+    @contextmanager
+    def writing(self, relative: str) -> Iterator[BinaryIO]:
+        """A binary file that appears under its name, whole, only when the block ends without an error.
+
+        On a local disk it is written aside and renamed; an object store makes an upload visible at its close.
+        """
+        target = self.path(relative)
+        if not self.is_local:
+            with self.fs.open(target, "wb") as file:
+                try:
+                    yield file
+                except BaseException:
+                    getattr(file, "discard", lambda: None)()
+                    file.closed = True
+                    raise
+            return
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        aside = f"{target}.{uuid.uuid4().hex[:8]}.partial"
+        try:
+            with open(aside, "wb") as file:
+                yield file
+            os.replace(aside, target)
+        except BaseException:
+            if os.path.exists(aside):
+                os.remove(aside)
+            raise
+
+    def write_bytes(self, relative: str, content: bytes) -> None:
+        with self.writing(relative) as file:
+            file.write(content)
+
+    def write_json(self, relative: str, content: Any) -> None:
+        """Write JSON with sorted keys: the same content gives the same bytes."""
+        self.write_bytes(relative, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
+
+    def write_table(self, relative: str, table: pa.Table, row_group_size: int = 100_000) -> None:
+        """Write Parquet, zstd, without the clock: the same table gives the same bytes."""
+        with self.writing(relative) as file:
+            pq.write_table(table, file, compression="zstd", row_group_size=row_group_size, write_page_index=True)
+
+    def remove(self, relative: str, recursive: bool = False) -> None:
+        """Remove an artefact; nothing happens if it is not there."""
+        if self.exists(relative):
+            self.fs.rm(self.path(relative), recursive=recursive)
+
+
+def object_folder(survey: str) -> str:
+    return f"objects/{survey}"
+
+
+def match_folder(recipe: str) -> str:
+    return f"matches/{recipe}"
+
+
+def shard_folder(recipe: str, version: str) -> str:
+    return f"shards/{recipe}/{version}"
+
+
+def partition_path(folder: str, cell: Cell) -> str:
+    """HATS path of one partition: dataset/Norder=k/Dir=d/Npix=n.parquet (IVOA Note HATS, section 3)."""
+    return f"{folder}/dataset/Norder={cell.order}/Dir={cell.pixel // 10_000 * 10_000}/Npix={cell.pixel}.parquet"
+
+
+def digest(content: bytes | memoryview) -> str:
+    """xxh3-128 of bytes, as 32 hexadecimal digits."""
+    return str(xxhash.xxh3_128_hexdigest(content))
+
+
+def fingerprint(*parts: Any) -> str:
+    """A digest of models, data classes and plain values, together with the version of this code."""
+
+    def plain(part: Any) -> Any:
+        if isinstance(part, BaseModel):
+            return part.model_dump(mode="json")
+        if hasattr(part, "__dataclass_fields__"):
+            return asdict(part)
+        raise TypeError(f"no fingerprint of a {type(part).__name__}")
+
+    return digest(json.dumps([__version__, *parts], sort_keys=True, default=plain).encode())
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What says that a unit's stage is done, or why it was set aside."""
+
+    stage: str
+    unit: str
+    fingerprint: str
+    """Of everything that the result depends on: inputs, recipe or survey, code version."""
+    status: str = "done"
+    """done, or set_aside."""
+    rows_in: int = 0
+    rows_out: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Source rows that are not in the output, counted by reason. The rows themselves are in `skipped_rows`."""
+    skipped_rows: str | None = None
+    """Parquet table of every skipped row: source_file, source_row, object_id, reason."""
+    outputs: dict[str, int] = field(default_factory=dict)
+    """Path under the root -> bytes."""
+    reason: str = ""
+    """Why the unit was set aside."""
+    seconds: float = 0.0
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What later stages plan with: counts per cell, digests, bytes moved."""
+
+    @property
+    def path(self) -> str:
+        return receipt_path(self.stage, self.unit)
+
+
+def receipt_path(stage: str, unit: str) -> str:
+    return f"receipts/{stage}/{unit}.json"
+
+
+def read_receipt(root: Root, stage: str, unit: str) -> Receipt | None:
+    """The receipt of a unit, None where there is none or it cannot be read."""
+    try:
+        return Receipt(**root.read_json(receipt_path(stage, unit)))
+    except (FileNotFoundError, BrokenArtefact, TypeError):
+        return None
+
+
+def valid_receipt(root: Root, stage: str, unit: str, wanted: str) -> Receipt | None:
+    """The receipt of a unit if it says done, for these very inputs, and its outputs are there in full; else None."""
+    receipt = read_receipt(root, stage, unit)
+    if receipt is None or receipt.status != "done" or receipt.fingerprint != wanted:
+        return None
+    whole = all(root.size(path) == size for path, size in receipt.outputs.items())
+    return receipt if whole else None
+
+
+def write_receipt(root: Root, receipt: Receipt) -> Receipt:
+    root.write_json(receipt.path, asdict(receipt))
+    return receipt
+
+
+def claim(root: Root, path: str, identity: dict[str, Any], replace: bool, what: str) -> None:
+    """Record under `path` what a place in the root is for. Raises BadInput if it already is for something else."""
+    try:
+        known = root.read_json(path)
+    except FileNotFoundError:
+        known = None
+    if known is not None and known != identity and not replace:
+        differs = sorted(key for key in {*known, *identity} if known.get(key) != identity.get(key))
+        raise BadInput(
+            f"the root already holds {what} made otherwise",
+            root=root.url,
+            record=path,
+            differs_in=", ".join(differs),
+            hint="choose another --root, give the recipe another name, or pass --replace to build over it",
+        )
+    if known != identity:
+        root.write_json(path, identity)
