@@ -82,8 +82,8 @@ def parse_where(text: str, columns: Collection[str]) -> pc.Expression:
                 return _ARITHMETIC[type(op)](value(left), value(right))
             case ast.Compare(left=left, ops=ops, comparators=rights):
                 result = None
-                for one, op, other in zip([left, *rights], ops, rights, strict=False):
-                    part = compare(one, op, other)
+                for one, comparison, other in zip([left, *rights], ops, rights, strict=False):
+                    part = compare(one, comparison, other)
                     result = part if result is None else result & part
                 return result
         raise refuse(node, f"{type(node).__name__} is not allowed")

@@ -155,7 +155,7 @@ class Receipt:
     fingerprint: str
     """Of everything that the result depends on: inputs, recipe or survey, code version."""
     status: str = "done"
-    """done, or set_aside."""
+    """done; partial, where a broken input was left out (redone next time); or set_aside."""
     rows_in: int = 0
     rows_out: int = 0
     skipped: dict[str, int] = field(default_factory=dict)

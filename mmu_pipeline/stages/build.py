@@ -49,6 +49,8 @@ class Unit:
     weight: int = 1
     """Estimated bytes that it reads."""
     inputs: tuple[object, ...] = ()
+    fingerprint: str = ""
+    """Of everything that its result depends on."""
 
 
 @dataclass(frozen=True)

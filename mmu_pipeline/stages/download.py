@@ -183,7 +183,7 @@ def read_text_beside(url: str, name: str) -> str:
     """A small text file of a survey, such as its list of members. Raises Unreachable."""
     fs, base = url_to_fs(url)
     path = f"{base.rstrip('/')}/{name}"
-    return retried(lambda: fs.cat_file(path), path).decode("utf-8", "replace")
+    return bytes(retried(lambda: fs.cat_file(path), path)).decode("utf-8", "replace")
 
 
 def _checksums(form: Form, url: str) -> dict[str, str]:
