@@ -1,0 +1,228 @@
+"""A word -> a Dask client; units -> their outcomes: batches in a bounded window, a worker's death put down to the guilty unit."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from queue import Empty, SimpleQueue
+from threading import Lock
+from typing import Any
+from uuid import uuid4
+
+import dask
+from dask.system import CPU_COUNT
+from distributed import Client, Future, KilledWorker, Nanny, Scheduler, SpecCluster, Worker
+from distributed.client import FutureCancelledError
+
+import mmu_pipeline
+from mmu_pipeline.errors import BadInput, PipelineError
+from mmu_pipeline.stages.build import Build, Outcome, Unit
+from mmu_pipeline.storage import Receipt, write_receipt
+
+BATCH_UNITS = 64
+"""Units of one Dask task where they are tiny: a task costs the scheduler about 1 ms, whatever is in it."""
+BATCH_BYTES = 64 * 1024**2
+"""Weight past which a Dask task takes no further unit."""
+TASKS_PER_THREAD = 2
+"""Dask tasks submitted and not finished, per worker thread. It bounds the memory of scheduler and driver."""
+CONFIG = {
+    # A death is charged to every task that waits on the dead worker: hold few there, charge at once, find the guilty one here.
+    "distributed.scheduler.worker-saturation": 1.0,
+    "distributed.scheduler.allowed-failures": 0,
+    "distributed.comm.timeouts.connect": "5s",
+}
+_ALONE = Lock()
+"""Held while a suspect runs with no other suspect on the cluster."""
+
+
+class ClusterLost(PipelineError):
+    """The scheduler or all workers are gone, or nothing moves: what is finished stays, and the rest can be run again."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Seconds to wait before a build gives up."""
+
+    without_worker: float = 120.0
+    without_outcome: float = 3600.0
+
+
+@contextmanager
+def open_client(spec: str) -> Iterator[Client]:
+    """A client of `local` (threads of this process), `local:N` (N worker processes) or a scheduler at `tcp://` or `tls://`.
+
+    What is started here listens on loopback only and ends with the block. Raises BadInput for another word, for an address where
+    no scheduler answers, and for workers that run another version of this code.
+    """
+    local = re.fullmatch(r"local(?::([1-9]\d{0,3}))?", spec)
+    if not local and not re.fullmatch(r"(tcp|tls)://\S+:\d+", spec):
+        raise BadInput(
+            f"no such cluster: {spec!r}", hint="local, local:N for N worker processes, or tcp://host:port of a scheduler"
+        )
+    with (
+        dask.config.set(CONFIG),
+        _local_cluster(int(local[1] or 0)) if local else nullcontext(spec) as place,
+        _connect(place) as client,
+    ):
+        if not local:
+            _check_versions(client)
+        yield client
+
+
+def _local_cluster(processes: int) -> SpecCluster:
+    place = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
+    if processes:
+        place |= {"protocol": "tcp://", "host": "127.0.0.1"}
+        worker = {"cls": Nanny, "options": {**place, "nthreads": 1, "silence_logs": logging.CRITICAL}}
+    else:
+        place |= {"protocol": "inproc://"}
+        worker = {"cls": Worker, "options": {**place, "nthreads": CPU_COUNT, "memory_limit": 0}}
+    scheduler = {"cls": Scheduler, "options": place}
+    return SpecCluster(workers=dict.fromkeys(range(processes or 1), worker), scheduler=scheduler, silence_logs=logging.CRITICAL)
+
+
+def _connect(place: str | SpecCluster) -> Client:
+    try:
+        return Client(place, timeout="5s", set_as_default=False)
+    except OSError as error:
+        raise BadInput(
+            "no Dask scheduler answers", cluster=place, reason=str(error), hint="start one, or build with --cluster local"
+        ) from error
+
+
+def _version() -> str:
+    return mmu_pipeline.__version__
+
+
+def _check_versions(client: Client) -> None:
+    try:
+        versions: dict[str, str] = client.run(_version)
+    except ModuleNotFoundError as error:
+        raise BadInput("the workers lack this package", cluster=client.scheduler.address, reason=str(error)) from error
+    for worker, version in versions.items():
+        if version != _version():
+            raise BadInput(
+                f"a worker runs mmu_pipeline {version}, this is {_version()}",
+                worker=worker,
+                hint="install one version on both",
+            )
+
+
+def threads(client: Client) -> int:
+    """Worker threads at this moment. Raises ClusterLost if the scheduler does not answer."""
+    try:
+        return sum(client.nthreads().values())
+    except (OSError, TimeoutError) as error:
+        raise ClusterLost("the scheduler does not answer", reason=str(error), hint="run again: it resumes") from error
+
+
+def batches(units: Iterable[Unit], most_units: int, most_bytes: int = BATCH_BYTES) -> Iterator[tuple[Unit, ...]]:
+    """Consecutive units together: at most `most_units` of them and, unless it is a single one, `most_bytes` of weight."""
+    batch: list[Unit] = []
+    weight = 0
+    for unit in units:
+        if batch and (len(batch) == most_units or weight + unit.weight > most_bytes):
+            yield tuple(batch)
+            batch, weight = [], 0
+        batch.append(unit)
+        weight += unit.weight
+    if batch:
+        yield tuple(batch)
+
+
+def run_units(
+    client: Client,
+    run: Callable[[Unit, Build], Outcome],
+    build: Build,
+    units: Sequence[Unit],
+    *,
+    batch_units: int = BATCH_UNITS,
+    patience: Patience = Patience(),
+) -> Iterator[Outcome]:
+    """The outcome `run(unit, build)` of every unit, as they come; the window in flight is bounded, whatever their number.
+
+    Units of a batch whose worker died run again one by one; those that died again, with no other suspect on the cluster. What
+    dies there too is set aside, and nothing else is. Raises ClusterLost, and what `run` raises; what was submitted is cancelled.
+    """
+    even_share = len(units) // (2 * TASKS_PER_THREAD * max(1, threads(client)))
+    waiting = batches(units, min(batch_units, max(1, even_share)))
+    for per_thread in (TASKS_PER_THREAD, 1, 0):
+        killed: list[Unit] = []
+        with nullcontext() if per_thread else _ALONE:
+            yield from _drive(client, partial(_run_batch, run, build), waiting, per_thread, patience, killed)
+        waiting = batches(killed, 1)
+    for unit in killed:
+        yield _died(build, unit)
+
+
+def _run_batch(run: Callable[[Unit, Build], Outcome], build: Build, batch: Sequence[Unit]) -> list[Outcome]:
+    return [run(unit, build) for unit in batch]
+
+
+def _died(build: Build, unit: Unit) -> Outcome:
+    reason = "its worker process died each time it ran, at last with nothing beside it: out of memory, or a crash in a library"
+    receipt = Receipt(stage=unit.stage, unit=unit.name, fingerprint="", status="set_aside", reason=reason)
+    return Outcome(unit=unit, status="set_aside", receipt=write_receipt(build.root, receipt), attempts=3)
+
+
+def _drive(
+    client: Client,
+    call: Callable[[Sequence[Unit]], list[Outcome]],
+    waiting: Iterator[tuple[Unit, ...]],
+    per_thread: int,
+    patience: Patience,
+    killed: list[Unit],
+) -> Iterator[Outcome]:
+    finished: SimpleQueue[Any] = SimpleQueue()
+    running: dict[str, tuple[Any, tuple[Unit, ...]]] = {}
+    try:
+        while True:
+            window = max(1, per_thread * threads(client))
+            for batch in islice(waiting, max(0, window - len(running))):
+                future = client.submit(call, batch, key=f"{batch[0].stage}-{uuid4()}")
+                running[future.key] = future, batch
+                future.add_done_callback(finished.put)
+            if not running:
+                return
+            future = _next(client, finished, running, patience)
+            _, batch = running.pop(future.key)
+            try:
+                outcomes = future.result()
+            except KilledWorker:
+                killed.extend(batch)
+                continue
+            except FutureCancelledError as error:
+                raise ClusterLost("the scheduler forgot its work", reason=str(error), hint="run again: it resumes") from error
+            finally:
+                future.release()
+            yield from outcomes
+    finally:
+        if client.status == "running" and running:
+            client.cancel([future for future, _ in running.values()], force=True)
+
+
+def _next(client: Client, finished: SimpleQueue[Any], running: dict[str, Any], patience: Patience) -> Future:
+    """The next finished future. Raises ClusterLost when patience ends."""
+    start = seen_worker = time.monotonic()
+    while True:
+        try:
+            return finished.get(timeout=min(2.0, patience.without_worker, patience.without_outcome))
+        except Empty:
+            now = time.monotonic()
+        seen_worker = now if threads(client) else seen_worker
+        if now - seen_worker >= patience.without_worker:
+            raise ClusterLost(f"no worker for {patience.without_worker:g} s", hint="start workers and run again: it resumes")
+        if now - start >= patience.without_outcome:
+            names = [unit.name for _, batch in running.values() for unit in batch]
+            raise ClusterLost(
+                f"nothing has finished for {patience.without_outcome:g} s",
+                stage=next(batch[0].stage for _, batch in running.values()),
+                units=", ".join(names[:8]) + (f" and {len(names) - 8} more" if names[8:] else ""),
+                hint="look at these units and their workers, then run again: it resumes",
+            )

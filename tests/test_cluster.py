@@ -1,0 +1,198 @@
+"""Units on Dask: batches, a bounded window, deaths put down to the guilty unit, and what is said when nothing moves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmu_pipeline.catalog import Recipe, Selection
+from mmu_pipeline.cluster import ClusterLost, Patience, batches, open_client, run_units
+from mmu_pipeline.errors import BadInput, PipelineError
+from mmu_pipeline.stages.build import Build, Outcome, Unit
+from mmu_pipeline.storage import Receipt, Root, read_receipt
+
+
+def build_at(folder: Path) -> Build:
+    recipe = Recipe(name="tiny", primary=Selection(survey="tiny"))
+    return Build(recipe=recipe, surveys={}, sources={}, root=Root(str(folder)))
+
+
+def units_named(*names: str, weight: int = 1) -> list[Unit]:
+    return [Unit(stage="scan", name=name, weight=weight) for name in names]
+
+
+def outcome(unit: Unit, **facts: object) -> Outcome:
+    return Outcome(unit=unit, status="done", receipt=Receipt(stage=unit.stage, unit=unit.name, fingerprint="f"), facts=facts)
+
+
+def where_it_ran(unit: Unit, build: Build) -> Outcome:
+    return outcome(unit, pid=os.getpid(), omp=os.environ.get("OMP_NUM_THREADS"), prefect="prefect" in sys.modules)
+
+
+def die_if_guilty(unit: Unit, build: Build) -> Outcome:
+    with open(build.root.path("attempts.txt"), "a") as log:
+        log.write(f"{unit.name}\n")
+    if "guilty" in unit.name:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return outcome(unit)
+
+
+def die_once(unit: Unit, build: Build) -> Outcome:
+    mark = Path(build.root.path(f"{unit.name}.died"))
+    if unit.name == "unlucky" and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return outcome(unit)
+
+
+def full_disk(unit: Unit, build: Build) -> Outcome:
+    if unit.name == "7":
+        raise PipelineError("the disk is full", unit=unit.name, hint="free some space")
+    return outcome(unit)
+
+
+def forever(unit: Unit, build: Build) -> Outcome:
+    time.sleep(60)
+    return outcome(unit)
+
+
+@given(st.lists(st.integers(1, 100), max_size=60), st.integers(1, 20), st.integers(1, 300))
+def test_batches_hold_every_unit_once_in_order_within_both_limits(weights: list[int], most_units: int, most_bytes: int) -> None:
+    units = [Unit(stage="scan", name=str(i), weight=weight) for i, weight in enumerate(weights)]
+    made = list(batches(units, most_units, most_bytes))
+    assert [unit for batch in made for unit in batch] == units
+    for batch in made:
+        assert 1 <= len(batch) <= most_units
+        assert len(batch) == 1 or sum(unit.weight for unit in batch) <= most_bytes
+
+
+def test_local_runs_in_this_process_and_listens_on_loopback_only(tmp_path: Path) -> None:
+    before = {c.laddr for c in psutil.Process().net_connections() if c.status == "LISTEN"}
+    with open_client("local") as client:
+        done = list(run_units(client, where_it_ran, build_at(tmp_path), units_named("a", "b", "c")))
+        open_ports = {c.laddr for c in psutil.Process().net_connections() if c.status == "LISTEN"} - before
+    assert {o.facts["pid"] for o in done} == {os.getpid()}
+    assert {address.ip for address in open_ports} <= {"127.0.0.1"}
+
+
+def test_local_n_runs_in_n_processes_without_prefect_and_with_one_thread_each(tmp_path: Path) -> None:
+    with open_client("local:2") as client:
+        ports = [c for p in psutil.Process().children(recursive=True) for c in p.net_connections() if c.status == "LISTEN"]
+        done = list(run_units(client, where_it_ran, build_at(tmp_path), units_named(*(str(i) for i in range(100)))))
+    assert {c.laddr.ip for c in ports} == {"127.0.0.1"}
+    assert len(done) == len({o.unit.name for o in done}) == 100
+    assert len({o.facts["pid"] for o in done} - {os.getpid()}) == 2
+    assert {o.facts["omp"] for o in done} == {"1"}
+    assert not any(o.facts["prefect"] for o in done)
+
+
+@pytest.fixture(scope="module")
+def two_workers() -> Iterator[object]:
+    with open_client("local:2") as client:
+        yield client
+
+
+def test_units_that_kill_their_worker_are_set_aside_and_the_others_finish(tmp_path: Path, two_workers: object) -> None:
+    names = [f"cell-{i}" for i in range(40)]
+    names[11] = "guilty-11"
+    names[30] = "guilty-30"
+    build = build_at(tmp_path)
+    done = {o.unit.name: o for o in run_units(two_workers, die_if_guilty, build, units_named(*names))}
+    assert set(done) == set(names)
+    assert {name for name, o in done.items() if o.status == "set_aside"} == {"guilty-11", "guilty-30"}
+    receipt = read_receipt(build.root, "scan", "guilty-11")
+    assert receipt is not None
+    assert receipt.status == "set_aside"
+    assert "worker process died" in receipt.reason
+    attempts = (tmp_path / "attempts.txt").read_text().split()
+    assert attempts.count("guilty-11") == 3
+
+
+def test_a_unit_whose_worker_died_by_chance_is_done_in_the_end(tmp_path: Path, two_workers: object) -> None:
+    done = list(run_units(two_workers, die_once, build_at(tmp_path), units_named("a", "unlucky", "b")))
+    assert {o.unit.name: o.status for o in done} == {"a": "done", "unlucky": "done", "b": "done"}
+
+
+def test_an_error_that_stops_the_build_arrives_with_its_hint(tmp_path: Path, two_workers: object) -> None:
+    with pytest.raises(PipelineError, match="the disk is full") as caught:
+        list(run_units(two_workers, full_disk, build_at(tmp_path), units_named(*(str(i) for i in range(20)))))
+    assert caught.value.hint == "free some space"
+    assert caught.value.where == {"unit": "7"}
+
+
+def test_the_window_bounds_what_is_in_flight(tmp_path: Path) -> None:
+    """The driver stops reading outcomes: no more units may run than two tasks a thread beyond those that it took."""
+
+    def ran() -> int:
+        return len((tmp_path / "attempts.txt").read_text().split())
+
+    with open_client("local") as client:
+        width = sum(client.nthreads().values())
+        names = [str(i) for i in range(300)]
+        stream = run_units(client, die_if_guilty, build_at(tmp_path), units_named(*names), batch_units=1)
+        for _ in range(10):
+            next(stream)
+        time.sleep(0.5)
+        assert 10 <= ran() <= 10 + 2 * width
+        assert len(list(stream)) == 290
+    assert ran() == 300
+
+
+def test_no_worker_at_all_ends_with_a_clear_error(tmp_path: Path) -> None:
+    with scheduler_alone() as (address, _), open_client(address) as client, pytest.raises(ClusterLost, match="no worker for"):
+        list(run_units(client, where_it_ran, build_at(tmp_path), units_named("a"), patience=Patience(without_worker=0.5)))
+
+
+def test_a_scheduler_that_dies_ends_with_a_clear_error(tmp_path: Path) -> None:
+    with scheduler_alone() as (address, process), open_client(address) as client:
+        threading.Timer(1.0, process.kill).start()
+        started = time.monotonic()
+        with pytest.raises(ClusterLost, match="scheduler"):
+            list(run_units(client, where_it_ran, build_at(tmp_path), units_named("a")))
+        assert time.monotonic() - started < 60
+
+
+def test_no_outcome_names_the_units_that_are_in_flight(tmp_path: Path, two_workers: object) -> None:
+    with pytest.raises(ClusterLost, match="nothing has finished for 1 s") as caught:
+        list(run_units(two_workers, forever, build_at(tmp_path), units_named("hsc/1104"), patience=Patience(without_outcome=1.0)))
+    assert caught.value.where["units"] == "hsc/1104"
+
+
+@pytest.mark.parametrize("spec", ["", "locally", "local:0", "local:-1", "local:x", "http://host:80", "tcp://host"])
+def test_another_word_for_a_cluster_is_refused(spec: str) -> None:
+    with pytest.raises(BadInput, match="no such cluster"), open_client(spec):
+        pass
+
+
+def test_an_address_where_nothing_listens_is_refused() -> None:
+    with pytest.raises(BadInput, match="no Dask scheduler answers"), open_client("tcp://127.0.0.1:9"):
+        pass
+
+
+class scheduler_alone:  # noqa: N801
+    """A `dask scheduler` process on a free loopback port: (address, process)."""
+
+    def __enter__(self) -> tuple[str, subprocess.Popen[str]]:
+        command = ["-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--no-show"]
+        sees_this_module = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+        self.process = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True, env=sees_this_module)
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            if "Scheduler at:" in line:
+                return line.split()[-1], self.process
+        raise AssertionError("the scheduler did not start")
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
