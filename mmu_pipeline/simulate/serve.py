@@ -1,0 +1,147 @@
+"""A folder to a local HTTP server: directory listings, byte ranges, and on request the faults that real servers have."""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from http import HTTPStatus
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import quote
+
+RANGE = re.compile(r"bytes=(\d*)-(\d*)$")
+
+
+@dataclass(frozen=True)
+class Busy:
+    """Answer 503 to the first requests of a path, then serve it."""
+
+    times: int = 1
+
+
+@dataclass(frozen=True)
+class CutShort:
+    """Promise the whole body, send a part of it and hang up, for the first requests of a path; then serve it whole."""
+
+    times: int = 1
+    keep: float = 0.5
+
+
+Fault = Busy | CutShort
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a server was asked for; grows while it runs."""
+
+    url: str
+    requests: Counter[str] = field(default_factory=Counter)
+    """GET requests by path, without the leading slash."""
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    """Files of one folder over HTTP/1.1, quietly."""
+
+    protocol_version = "HTTP/1.1"
+
+    def __init__(self, *args: object, faults: Mapping[str, Fault], requests: Counter[str], directory: str) -> None:
+        self.faults, self.requests = faults, requests
+        super().__init__(*args, directory=directory)  # type: ignore[arg-type]
+
+    def do_GET(self) -> None:
+        name = self.path.lstrip("/")
+        self.requests[name] += 1
+        fault = self.faults.get(name)
+        due = fault is not None and self.requests[name] <= fault.times
+        if due and isinstance(fault, Busy):
+            self.send_error(HTTPStatus.SERVICE_UNAVAILABLE)
+            return
+        body = self.send_head()
+        if body is None:
+            return
+        with body:
+            content = body.read()
+        if due and isinstance(fault, CutShort):
+            content = content[: int(len(content) * fault.keep)]
+            self.close_connection = True
+        try:
+            self.wfile.write(content)
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True
+
+    def send_head(self) -> BytesIO | BinaryIO | None:
+        """Headers of the whole file or of the range asked for; the body still to be sent."""
+        asked = RANGE.match(self.headers.get("Range", ""))
+        path = Path(self.translate_path(self.path))
+        if asked is None or not path.is_file() or not any(asked.groups()):
+            return super().send_head()
+        size = path.stat().st_size
+        start, stop = _bounds(asked.group(1), asked.group(2), size)
+        if start >= size:
+            self.send_response(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
+            self.send_header("Content-Range", f"bytes */{size}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return None
+        with path.open("rb") as file:
+            file.seek(start)
+            content = file.read(stop - start)
+        self.send_response(HTTPStatus.PARTIAL_CONTENT)
+        self.send_header("Content-Type", self.guess_type(str(path)))
+        self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{size}")
+        self.send_header("Content-Length", str(stop - start))
+        self.end_headers()
+        return BytesIO(content)
+
+    def end_headers(self) -> None:
+        self.send_header("Accept-Ranges", "bytes")
+        super().end_headers()
+
+    def list_directory(self, path: str | os.PathLike[str]) -> BytesIO:
+        """A listing as Apache writes it: plain relative links, `=` not escaped."""
+        names = sorted(entry.name + "/" * entry.is_dir() for entry in Path(path).iterdir())
+        links = "\n".join(f'<li><a href="{quote(name, safe="/=")}">{html.escape(name)}</a></li>' for name in names)
+        content = f"<!DOCTYPE html>\n<title>Index</title>\n<ul>\n{links}\n</ul>\n".encode()
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        return BytesIO(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """The server is part of a demo or a test: it does not write to the terminal."""
+
+
+def _bounds(first: str, last: str, size: int) -> tuple[int, int]:
+    """Half-open byte range that a Range header means (RFC 9110, section 14.1.2)."""
+    if not first:
+        return max(0, size - int(last)), size
+    return int(first), min(int(last) + 1, size) if last else size
+
+
+@contextmanager
+def serving(folder: Path, faults: Mapping[str, Fault] | None = None) -> Iterator[Served]:
+    """Serve a folder on a free port of the loopback interface while the block runs.
+
+    `faults` maps paths relative to the folder to what goes wrong with their first requests.
+    """
+    requests: Counter[str] = Counter()
+    handler = partial(_Handler, faults=faults or {}, requests=requests, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        try:
+            yield Served(f"http://127.0.0.1:{server.server_address[1]}", requests)
+        finally:
+            server.shutdown()
+            thread.join()
