@@ -10,7 +10,7 @@ from pydantic import BaseModel, ByteSize, ConfigDict, ValidationError, model_val
 from pydantic import Field as Key
 
 from mmu_pipeline.errors import BadInput
-from mmu_pipeline.fields import Field, Name
+from mmu_pipeline.fields import Field, Name, SourceNames
 
 MODALITIES = ("image", "spectrum", "cube", "light_curve", "table")
 
@@ -41,9 +41,11 @@ class Form(_Model):
     checksums: str | None = None
     """A file beside the data in the format of `sha256sum`; downloads are checked against it."""
     object_id: str = "object_id"
-    """Source name of the id, or a template of several: "PS1_{SNID}"."""
-    ra: str = "ra"
-    dec: str = "dec"
+    """Source name of the id, or a template of several: "{SNID:06d}"."""
+    id_prefix: str = ""
+    """What this form writes before the survey's own id; removed."""
+    ra: SourceNames = ("ra",)
+    dec: SourceNames = ("dec",)
     padding: Padding | None = None
     faults: tuple[str, ...] = ()
     """Known faults of the published form, each a sentence: printed on the survey's page and on every card."""
@@ -62,6 +64,8 @@ class Survey(_Model):
     expected_rows: int | None = None
     partition_order: int = Key(default=4, ge=0, le=12)
     """Order of the files of its object table: 0 for a few hundred rows, 4 as the MMU is cut, deeper where dense."""
+    order_by: tuple[Name, ...] = ()
+    """Ragged members by which the observations of one object are sorted, whatever order its source has."""
     repeated_ids: bool = False
     """Whether one id may stand in several rows (repeat observations). If not, a second row is counted as a duplicate."""
     licence: str
@@ -78,11 +82,16 @@ class Survey(_Model):
             if form.padding and form.padding.field not in names:
                 raise ValueError(f"forms.{form_name}.padding names the field {form.padding.field!r}, which is not declared")
         for field in self.fields:
-            for companion in (field.ivar, field.mask):
+            for companion in (field.ivar, field.mask, field.error_of):
                 if companion is not None and companion not in names:
                     raise ValueError(f"the field {field.name!r} names the companion {companion!r}, which is not declared")
-            if isinstance(field.source, dict) and (unknown := sorted(set(field.source) - set(self.forms))):
-                raise ValueError(f"the field {field.name!r} gives source names for forms that do not exist: {unknown}")
+            if field.mask is not None and self.field(field.mask).true_means is None:
+                raise ValueError(f"the mask {field.mask!r} of {field.name!r} lacks true_means: good or bad")
+            by_form = {*(field.source if isinstance(field.source, dict) else ()), *field.offset}
+            if unknown := sorted(by_form - set(self.forms)):
+                raise ValueError(f"the field {field.name!r} names forms that do not exist: {unknown}")
+        if unknown := [name for name in self.order_by if name not in names or not self.field(name).is_ragged]:
+            raise ValueError(f"order_by names what is not a declared field of varying length: {unknown}")
         return self
 
     @property

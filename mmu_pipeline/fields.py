@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from astropy import units
-from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
 from pydantic import Field as Key
 
 Array = npt.NDArray[np.generic]
@@ -42,9 +42,22 @@ def _shape(value: tuple[int | str, ...]) -> tuple[int | str, ...]:
     return value
 
 
+def _names(value: Any) -> tuple[str, ...]:
+    names = (value,) if isinstance(value, str) else () if value is None else value
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"{value!r} is not a name in the source, nor a list of alternative names")
+    return tuple(names)
+
+
+def _names_by_form(value: Any) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
+    return {form: _names(names) for form, names in value.items()} if isinstance(value, dict) else _names(value)
+
+
 Name = Annotated[str, AfterValidator(_name)]
 Unit = Annotated[str, AfterValidator(_unit)]
 Shape = Annotated[tuple[int | str, ...], AfterValidator(_shape)]
+SourceNames = Annotated[tuple[str, ...], BeforeValidator(_names)]
+SourceNamesByForm = Annotated[tuple[str, ...] | dict[str, tuple[str, ...]], BeforeValidator(_names_by_form)]
 
 
 class Field(BaseModel):
@@ -57,8 +70,11 @@ class Field(BaseModel):
     shape: Shape = ()
     unit: Unit = ""
     description: str = ""
-    source: str | dict[str, str | None] = Key(default_factory=dict, alias="from")
-    """Name in the source: one for all forms, or one per form; absent means our own name, null that the form lacks it."""
+    source: SourceNamesByForm = Key(default_factory=dict, alias="from")
+    """Name in the source: one for all forms, or one per form; absent means our own name, null that the form lacks it.
+    A list holds alternatives: the first that a file has counts."""
+    offset: dict[str, float] = Key(default_factory=dict)
+    """Form -> number to add to its values: 53000 where a form counts days from MJD 53000."""
     column: bool = False
     """A short fixed-shape field (four magnitudes) that belongs in the object table rather than in a member of its own."""
     sentinels: tuple[float | str, ...] = ()
@@ -67,6 +83,8 @@ class Field(BaseModel):
     """Field with the inverse variance of this one: set to 0 wherever this one is not finite or its mask is bad."""
     mask: Name | None = None
     """Field with the mask of this one (same shape, or this shape without its first dimensions): False where not finite."""
+    error_of: Name | None = None
+    """Column whose standard error this one is: null wherever that one is."""
     true_means: Literal["good", "bad"] | None = None
     """Polarity of a mask in the source. Ours is always True = good."""
     bands: tuple[str, ...] = ()
@@ -123,11 +141,14 @@ class Field(BaseModel):
         lengths = [self.nominal_length if isinstance(size, str) else size for size in self.shape]
         return int(np.prod(lengths, dtype=np.int64)) * (16 if self.dtype == "string" else self.numpy_dtype.itemsize)
 
-    def source_name(self, form: str) -> str | None:
-        """Name of this field in one form of the survey; None where that form does not carry it."""
-        if isinstance(self.source, str):
-            return self.source
-        return self.source.get(form, self.name)
+    @property
+    def is_band_code(self) -> bool:
+        """Whether its values are indices into `bands`: the band of each observation of a light curve."""
+        return bool(self.bands) and self.is_ragged
+
+    def source_names(self, form: str) -> tuple[str, ...]:
+        """Names of this field in one form of the survey, the preferred one first; none where that form does not carry it."""
+        return self.source.get(form, (self.name,)) if isinstance(self.source, dict) else self.source
 
     def absent(self) -> Array:
         """The array that stands for a counterpart that is not there: zeros, of length 0 where the length varies."""
