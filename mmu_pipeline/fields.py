@@ -150,6 +150,10 @@ class Field(BaseModel):
         """Names of this field in one form of the survey, the preferred one first; none where that form does not carry it."""
         return self.source.get(form, (self.name,)) if isinstance(self.source, dict) else self.source
 
+    def source_name(self, form: str) -> str | None:
+        """The preferred name of this field in one form; None where that form does not carry it."""
+        return next(iter(self.source_names(form)), None)
+
     def absent(self) -> Array:
         """The array that stands for a counterpart that is not there: zeros, of length 0 where the length varies."""
         return np.zeros([0 if isinstance(size, str) else size for size in self.shape], self.numpy_dtype)
