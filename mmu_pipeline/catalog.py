@@ -170,9 +170,14 @@ class Recipe(_Model):
         return self
 
     @property
+    def selections(self) -> tuple[Selection, ...]:
+        """What it takes of each survey, the primary first."""
+        return (self.primary, *self.counterparts)
+
+    @property
     def survey_names(self) -> list[str]:
         """Primary first, then the counterparts in order."""
-        return [self.primary.survey, *(counterpart.survey for counterpart in self.counterparts)]
+        return [selection.survey for selection in self.selections]
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -269,7 +274,7 @@ def load_recipe(name_or_path: str, surveys: dict[str, Survey]) -> Recipe:
         known = ", ".join(sorted(file.stem for file in shipped.parent.glob("*.yaml")))
         raise BadInput(f"no recipe {name_or_path!r}", hint=f"give a path to a YAML file, or one of: {known}")
     recipe = load_yaml(path, Recipe)
-    for selection in (recipe.primary, *recipe.counterparts):
+    for selection in recipe.selections:
         check_selection(selection, surveys, path)
     return recipe
 

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import fsspec
@@ -46,6 +46,8 @@ class SourceFile:
     cell: int | None = None
     """Order-4 cell, where the survey is cut by cell."""
     sha256: str | None = None
+    state: Literal["listed", "unlisted", "missing"] = "listed"
+    """Against the survey's list of members, where it has one."""
 
 
 def public_url(url: str) -> str:

@@ -16,7 +16,7 @@ from mmu_pipeline.stages.build import Build, Unit
 from mmu_pipeline.stages.download import SourceFile, fetch
 from mmu_pipeline.storage import Receipt, digest
 
-NOT_LISTED = "not in the survey's list of members"
+NOT_MEMBER = {"unlisted": "not in the survey's list of members", "missing": "in the survey's list of members, but not there"}
 NO_POSITION = "position is not on the sphere"
 SKIPPED_SCHEMA = pa.schema(
     [("source_file", pa.string()), ("source_row", pa.int64()), ("object_id", pa.string()), ("reason", pa.string())]
@@ -86,6 +86,9 @@ def run(unit: Unit, build: Build) -> Receipt:
 def _objects_of(survey: Survey, build: Build, file: SourceFile) -> tuple[pa.Table, pa.Table]:
     """Object rows of one file, and its skipped rows."""
     source = build.sources[survey.name]
+    if file.state != "listed":
+        skip = pa.table([[file.relative], [0], [""], [NOT_MEMBER[file.state]]], schema=SKIPPED_SCHEMA)
+        return object_schema(survey).empty_table(), skip
     found: ObjectRows = reader(survey.forms[source.form].reader).read_objects(survey, source.form, fetch(file, build.cache))
     ra, dec = (found.table[name].to_numpy(zero_copy_only=False).astype(np.float64) for name in ("ra", "dec"))
     good = is_position(ra, dec)

@@ -1,0 +1,315 @@
+"""A build to the units of each stage, from listings and from the receipts of the stage before; each unit to its outcome."""
+
+from __future__ import annotations
+
+import errno
+import time
+import traceback
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import healpy as hp
+import numpy as np
+
+from mmu_pipeline.errors import BadInput, PipelineError
+from mmu_pipeline.hats import Partition, write_metadata
+from mmu_pipeline.shards.schema import sample_members
+from mmu_pipeline.sky import CELL_ORDER, Cell, cells_touching, margin_ranges
+from mmu_pipeline.stages import match, objects, samples, scan, shards
+from mmu_pipeline.stages.build import Build, Outcome, Unit
+from mmu_pipeline.stages.download import SourceFile, list_files, read_text_beside
+from mmu_pipeline.storage import (
+    Receipt,
+    fingerprint,
+    match_folder,
+    object_folder,
+    partition_path,
+    read_receipt,
+    valid_receipt,
+    write_receipt,
+)
+
+STAGE_FUNCTIONS: Mapping[str, Callable[[Unit, Build], Receipt]] = {
+    "scan": scan.run,
+    "objects": objects.run,
+    "match": match.run,
+    "samples": samples.run,
+    "shards": shards.run,
+}
+FILES_PER_SCAN = 64
+"""Files of one scan unit, where a survey is not cut by cell."""
+READ_THREADS = 16
+
+
+def run_unit(unit: Unit, build: Build) -> Outcome:
+    """Run one unit, or find that its receipt already vouches for the result.
+
+    What is wrong with its data sets it aside, with the reason in its receipt. Raises BadInput for what the user must correct
+    and PipelineError when the disk is full: neither is the unit's own fault.
+    """
+    known = valid_receipt(build.root, unit.stage, unit.name, unit.fingerprint)
+    if known is not None:
+        return Outcome(unit, "reused", known)
+    start = time.monotonic()
+    try:
+        receipt = STAGE_FUNCTIONS[unit.stage](unit, build)
+    except BadInput:
+        raise
+    except PipelineError as error:
+        receipt = _set_aside(unit, str(error))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise PipelineError("the disk is full", unit=f"{unit.stage} {unit.name}", root=build.root.url,
+                                hint="make room and run again: what is finished is kept") from error  # fmt: skip
+        receipt = _set_aside(unit, _unexpected(error))
+    except Exception as error:  # a unit's odd data must not end a run of thousands: it is set aside, with the place in the code
+        receipt = _set_aside(unit, _unexpected(error))
+    receipt = write_receipt(build.root, replace(receipt, seconds=round(time.monotonic() - start, 4)))
+    return Outcome(unit, "set_aside" if receipt.status == "set_aside" else "done", receipt)
+
+
+def _set_aside(unit: Unit, reason: str) -> Receipt:
+    return Receipt(unit.stage, unit.name, unit.fingerprint, status="set_aside", reason=reason)
+
+
+def _unexpected(error: Exception) -> str:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"unexpected {type(error).__name__}: {error}\n  at: {last.filename.rsplit('/', 1)[-1]}:{last.lineno} in {last.name}"
+
+
+def units_of(stage: str, build: Build) -> list[Unit]:
+    """What a stage must do, along the sky. Stages before it must be finished."""
+    return {
+        "scan": _scan_units,
+        "objects": _object_units,
+        "match": _match_units,
+        "samples": _sample_units,
+        "shards": shards.units,
+    }[stage](build)
+
+
+def finish_stage(stage: str, build: Build, outcomes: Sequence[Outcome]) -> None:
+    """Write what belongs to a stage as a whole: the list of its units, catalog metadata, the plan of the shards."""
+    names = sorted(outcome.unit.name for outcome in outcomes)
+    build.root.write_json(_stage_list(build, stage), names)
+    if stage == "objects":
+        for survey in build.surveys.values():
+            partitions = _partitions(build, survey.name)
+            folder = object_folder(survey.name)
+            write_metadata(build.root, folder, survey.name, list(partitions.values()))
+    elif stage == "match":
+        receipts = read_receipts(build, "match", names)
+        partitions_of_match = [
+            Partition(cell, partition_path(match_folder(build.recipe.name), cell), receipt.rows_out, receipt.facts["digest"])
+            for receipt in receipts
+            if receipt.status == "done" and (cell := Cell(CELL_ORDER, int(receipt.unit.split("/")[1])))
+        ]
+        write_metadata(build.root, match_folder(build.recipe.name), build.recipe.name, partitions_of_match)
+    elif stage == "samples":
+        shards.write_plan(build, read_receipts(build, "samples", names))
+
+
+def _stage_list(build: Build, stage: str) -> str:
+    return f"receipts/stages/{build.recipe.name}/{stage}.json"
+
+
+def read_receipts(build: Build, stage: str, names: Iterable[str]) -> list[Receipt]:
+    """Receipts of units that have one, in the order of their names."""
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        found = pool.map(lambda name: read_receipt(build.root, stage, name), names)
+        return [receipt for receipt in found if receipt is not None]
+
+
+def stage_receipts(build: Build, stage: str) -> list[Receipt]:
+    """Receipts of all units of a stage, as it was last finished; none if it never was."""
+    try:
+        names = build.root.read_json(_stage_list(build, stage))
+    except FileNotFoundError:
+        return []
+    return read_receipts(build, stage, names)
+
+
+def _scan_units(build: Build) -> list[Unit]:
+    units: list[Unit] = []
+    primary_files = _listed(build, build.recipe.primary.survey, _wanted_cells(build, build.recipe.primary.survey, build.cells))
+    footprint = build.cells
+    if build.surveys[build.recipe.primary.survey].forms[build.sources[build.recipe.primary.survey].form].cut_by_cell:
+        footprint = frozenset(file.cell for file in primary_files if file.cell is not None)
+    for name, survey in build.surveys.items():
+        form = survey.forms[build.sources[name].form]
+        files = (
+            primary_files if name == build.recipe.primary.survey else _listed(build, name, _wanted_cells(build, name, footprint))
+        )
+        groups: dict[str, list[SourceFile]] = defaultdict(list)
+        for number, file in enumerate(files):
+            key = (
+                f"all-{number // FILES_PER_SCAN:04d}"
+                if not form.cut_by_cell
+                else "other"
+                if file.cell is None
+                else str(file.cell)
+            )
+            groups[key].append(file)
+        for key, group in groups.items():
+            listing = [(file.relative, file.size, file.tag, file.sha256, file.state) for file in group]
+            units.append(
+                Unit("scan", f"{name}/{key}", group[0].cell, sum(file.size or 1 for file in group), tuple(group),
+                     fingerprint("scan", survey, build.sources[name].form, listing))
+            )  # fmt: skip
+    return sorted(units, key=lambda unit: (unit.name.split("/")[0], unit.cell or 0, unit.name))
+
+
+def _listed(build: Build, name: str, cells: frozenset[int] | None) -> list[SourceFile]:
+    """Files of a survey, those on its list of members marked from those that are not."""
+    source = build.sources[name]
+    form = build.surveys[name].forms[source.form]
+    files = list_files(form, source.url, source.mirrors, cells)
+    if form.member_list is None:
+        return files
+    members = set(read_text_beside(source.url, form.member_list).split())
+    marked = [file if file.relative.rsplit("/", 1)[-1] in members else replace(file, state="unlisted") for file in files]
+    there = {file.relative.rsplit("/", 1)[-1] for file in files}
+    return marked + [
+        SourceFile(member, (f"{source.url.rstrip('/')}/{member}",), state="missing") for member in sorted(members - there)
+    ]
+
+
+def _wanted_cells(build: Build, name: str, footprint: frozenset[int] | None) -> frozenset[int] | None:
+    """Order-4 cells of a survey that a build of `footprint` needs: its margin, and whole partitions of the object table."""
+    survey = build.surveys[name]
+    if footprint is None or not survey.forms[build.sources[name].form].cut_by_cell:
+        return None
+    reaching = name != build.recipe.primary.survey or match.reach(build.recipe, None) > 0
+    near = _with_neighbours(footprint) if reaching else footprint
+    if survey.partition_order < CELL_ORDER:
+        shift = 2 * (CELL_ORDER - survey.partition_order)
+        near = frozenset(
+            cell for pixel in {cell >> shift for cell in near} for cell in range(pixel << shift, (pixel + 1) << shift)
+        )
+    return near
+
+
+def _with_neighbours(cells: Iterable[int]) -> frozenset[int]:
+    """Cells and all that touch them: margins reach a degree at most, and no order-4 cell is narrower."""
+    pixels = np.fromiter(cells, np.int64)
+    around = hp.get_all_neighbours(1 << CELL_ORDER, pixels, nest=True)
+    return frozenset(int(pixel) for pixel in np.union1d(pixels, around[around >= 0]))
+
+
+def _object_units(build: Build) -> list[Unit]:
+    pieces: dict[tuple[str, int], list[Receipt]] = defaultdict(list)
+    for receipt in stage_receipts(build, "scan"):
+        for pixel in receipt.facts.get("partitions", {}):
+            pieces[receipt.unit.split("/")[0], int(pixel)].append(receipt)
+    return [
+        Unit("objects", f"{name}/{pixel}", _first_cell(build.surveys[name].partition_order, pixel),
+             sum(receipt.facts["partitions"][str(pixel)] for receipt in receipts) * 100, tuple(receipt.unit for receipt in receipts),
+             fingerprint("objects", build.surveys[name], pixel, [(r.unit, r.facts["digest"], r.fingerprint) for r in receipts]))
+        for (name, pixel), receipts in sorted(pieces.items())
+        if _is_complete(build, name, pixel)
+    ]  # fmt: skip
+
+
+def _is_complete(build: Build, name: str, pixel: int) -> bool:
+    """Whether all of a partition's source cells are in this build: rows that strayed into others wait for theirs."""
+    wanted = _wanted_cells(build, name, build.cells)
+    return wanted is None or _first_cell(build.surveys[name].partition_order, pixel) in wanted
+
+
+def _first_cell(order: int, pixel: int) -> int:
+    """The order-4 cell that holds the start of a partition."""
+    shift = 2 * (CELL_ORDER - order)
+    return pixel << shift if shift >= 0 else pixel >> -shift
+
+
+def _partitions(build: Build, name: str) -> dict[int, Partition]:
+    """Partitions of a survey's object table that this build may read, by pixel."""
+    survey = build.surveys[name]
+    result = {}
+    for receipt in stage_receipts(build, "objects"):
+        owner, pixel = receipt.unit.split("/")
+        if owner == name and receipt.status == "done":
+            cell = Cell(survey.partition_order, int(pixel))
+            result[cell.pixel] = Partition(cell, partition_path(object_folder(name), cell), receipt.rows_out, receipt.fingerprint)
+    return result
+
+
+def _missing_cells(build: Build, name: str) -> set[int]:
+    """Order-4 cells of a survey cut by cell whose source could not be read, in whole or in part."""
+    return {
+        int(cell)
+        for receipt in stage_receipts(build, "scan")
+        if receipt.status != "done" and (parts := receipt.unit.split("/"))[0] == name and (cell := parts[1]).isdigit()
+    }
+
+
+def _match_units(build: Build) -> list[Unit]:
+    recipe = build.recipe
+    partitions = {name: _partitions(build, name) for name in recipe.survey_names}
+    missing = {name: _blind_near(_missing_cells(build, name), _blind_reach(build, name)) for name in recipe.survey_names}
+    rows: dict[int, int] = defaultdict(int)
+    for receipt in stage_receipts(build, "objects"):
+        if receipt.unit.split("/")[0] == recipe.primary.survey:
+            for cell, count in receipt.facts.get("cells", {}).items():
+                rows[int(cell)] += count
+    rule = [recipe.primary.survey, recipe.primary.where]
+    rule += [(c.survey, c.radius_arcsec, c.pick, c.how, c.where) for c in recipe.counterparts]
+    units = []
+    for cell in sorted(rows):
+        if build.cells is not None and cell not in build.cells:
+            continue
+        near = _with_neighbours([cell])
+        skies = tuple(
+            match.Sky(
+                name,
+                tuple(_near(partitions[name], build.surveys[name].partition_order, near)),
+                tuple(missing[name].get(cell, ())),
+            )
+            for name in recipe.survey_names
+        )
+        seen = [(sky.survey, [(p.path, p.digest) for p in sky.partitions], sky.missing) for sky in skies]
+        units.append(Unit("match", f"{recipe.name}/{cell}", cell, rows[cell] * 100, skies, fingerprint("match", rule, seen)))
+    return units
+
+
+def _near(partitions: Mapping[int, Partition], order: int, cells: Iterable[int]) -> list[Partition]:
+    """Partitions that overlap some order-4 cells, in NESTED order."""
+    if order <= CELL_ORDER:
+        pixels = {cell >> 2 * (CELL_ORDER - order) for cell in cells}
+        return [partitions[pixel] for pixel in sorted(pixels & partitions.keys())]
+    wanted = set(cells)
+    return [part for pixel, part in sorted(partitions.items()) if pixel >> 2 * (order - CELL_ORDER) in wanted]
+
+
+def _blind_reach(build: Build, name: str) -> float:
+    return max(match.reach(build.recipe, c) for c in (None, *build.recipe.counterparts) if c is None or c.survey == name)
+
+
+def _blind_near(missing: Iterable[int], radius_arcsec: float) -> dict[int, list[int]]:
+    """For each order-4 cell, the missing cells that lie within a radius of it."""
+    near: dict[int, list[int]] = defaultdict(list)
+    for pixel in sorted(missing):
+        for cell in cells_touching(margin_ranges(Cell(CELL_ORDER, pixel), radius_arcsec), CELL_ORDER):
+            near[cell.pixel].append(pixel)
+    return near
+
+
+def _sample_units(build: Build) -> list[Unit]:
+    recipe = build.recipe
+    by_cell = {unit.name: unit for unit in _match_units(build)}
+    chosen = [(s.survey, s.members, s.columns, build.sources[s.survey].form, build.surveys[s.survey]) for s in recipe.selections]
+    weights: dict[str, int] = defaultdict(int)
+    for member in sample_members(recipe, build.surveys):
+        weights[member.survey] += member.field.nominal_bytes
+    units = []
+    for receipt in stage_receipts(build, "match"):
+        if receipt.status != "done" or not receipt.rows_out:
+            continue
+        unit = by_cell[receipt.unit]
+        matched = {recipe.primary.survey: receipt.rows_out, **receipt.facts["matched"]}
+        weight = sum(weights[name] * count for name, count in matched.items())
+        print_of = fingerprint("samples", chosen, recipe.split, recipe.shards.seed, unit.fingerprint, receipt.facts["digest"])
+        units.append(replace(unit, stage="samples", weight=weight, fingerprint=print_of))
+    return units if not shards.is_published(build, units) else []

@@ -1,0 +1,152 @@
+"""The match table of one cell and the arrays it points to: the cell's samples, encoded, in sky order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mmu_pipeline.catalog import Survey
+from mmu_pipeline.errors import BrokenArtefact
+from mmu_pipeline.fields import Array, Field
+from mmu_pipeline.readers import reader
+from mmu_pipeline.shards.index import piece_index
+from mmu_pipeline.shards.samples import Sample, sample_key
+from mmu_pipeline.shards.schema import sample_members, sample_scalars
+from mmu_pipeline.shards.splits import SPLITS, near_other_split
+from mmu_pipeline.shards.tar import write_samples
+from mmu_pipeline.sky import CELL_ORDER, Cell, Int, margin_ranges
+from mmu_pipeline.stages.build import Build, Unit
+from mmu_pipeline.stages.download import SourceFile, fetch
+from mmu_pipeline.stages.match import Sky
+from mmu_pipeline.stages.objects import read_objects
+from mmu_pipeline.storage import Receipt, match_folder, partition_path
+
+GUARDED = "within guard_arcsec of another split"
+PAIR = ("separation_arcsec", "rank", "n_candidates")
+
+
+def run(unit: Unit, build: Build) -> Receipt:
+    """Write the samples of one cell: `pieces/samples/<unit>.tar`, and `.parquet` that says where each lies and what it is.
+
+    Arrays are read, normalised and written a batch at a time: `build.batch_bytes` of them are held, whatever the cell holds.
+    """
+    recipe, cell = build.recipe, Cell(CELL_ORDER, int(unit.name.split("/")[1]))
+    matches = build.root.read_table(partition_path(match_folder(recipe.name), cell))
+    total = len(matches)
+    if recipe.split.guard_arcsec > 0:
+        near = near_other_split(matches["ra"].to_numpy(), matches["dec"].to_numpy(), recipe.split)
+        matches = matches.filter(pa.array(~near))
+    records = _records(unit, build, cell, matches)
+    keys = _keys(build, matches)
+    stem = f"pieces/samples/{unit.name}"
+    moved: Counter[str] = Counter()
+    with build.root.writing(f"{stem}.tar") as file:
+        written = write_samples(file, _samples(build, matches, keys, records, moved))
+    positions = (matches[name].to_numpy() for name in ("_healpix_29", "ra", "dec"))
+    index = piece_index(written, *positions, records, recipe)
+    build.root.write_table(f"{stem}.parquet", index)
+    return Receipt(
+        stage="samples", unit=unit.name, fingerprint=unit.fingerprint, rows_in=total, rows_out=len(index),
+        skipped={GUARDED: total - len(index)} if total > len(index) else {},
+        outputs={path: build.root.size(path) or 0 for path in (f"{stem}.tar", f"{stem}.parquet")},
+        facts={"array_bytes": dict(moved), "splits": {SPLITS[code]: count for code, count in Counter(index["split"].to_pylist()).items()}},
+    )  # fmt: skip
+
+
+def _keys(build: Build, matches: pa.Table) -> list[str]:
+    """Keys follow from the primary's id alone, and from what else tells two samples of it apart."""
+    recipe = build.recipe
+    parts = [f"{recipe.primary.survey}_object_id"]
+    if build.surveys[recipe.primary.survey].repeated_ids:
+        parts += [f"{recipe.primary.survey}_source_file", f"{recipe.primary.survey}_source_row"]
+    for counterpart in recipe.counterparts:
+        if counterpart.pick == "all":
+            parts.append(f"{counterpart.survey}_object_id")
+            if build.surveys[counterpart.survey].repeated_ids:
+                parts += [f"{counterpart.survey}_source_file", f"{counterpart.survey}_source_row"]
+    columns = [pc.cast(matches[name], pa.string()).to_pylist() for name in parts]
+    return [sample_key(ids) for ids in zip(*columns, strict=True)]
+
+
+def _records(unit: Unit, build: Build, cell: Cell, matches: pa.Table) -> pa.Table:
+    """The JSON of each row, as a table: columns as `record_schema`."""
+    schema = pa.schema([(scalar.name, scalar.type) for scalar in sample_scalars(build.recipe, build.surveys)])
+    columns: dict[str, pa.ChunkedArray | pa.Array] = {"healpix": pa.array(np.full(len(matches), cell.pixel))}
+    radius = {counterpart.survey: counterpart.radius_arcsec for counterpart in build.recipe.counterparts}
+    skies = {sky.survey: sky for sky in unit.inputs if isinstance(sky, Sky)}
+    for selection in build.recipe.selections:
+        name = selection.survey
+        wanted = ["ra", "dec", "source_file", "source_row", *(selection.columns or ())]
+        objects = read_objects(build, name, skies[name].partitions, margin_ranges(cell, radius.get(name, 0.0)), wanted)
+        rows = objects.take(_located(objects, matches[f"{name}_source_file"], matches[f"{name}_source_row"], name))
+        columns |= {f"{name}_{column}": rows[column] for column in ("ra", "dec", *(selection.columns or ()))}
+        columns[f"{name}_object_id"] = matches[f"{name}_object_id"]
+        if name in radius:
+            columns[f"has_{name}"] = pc.is_valid(matches[f"{name}_object_id"])
+            columns |= {f"{name}_{column}": matches[f"{name}_{column}"] for column in PAIR}
+    return pa.table([columns[field.name] for field in schema], schema=schema)
+
+
+def _located(objects: pa.Table, files: pa.ChunkedArray, rows: pa.ChunkedArray, survey: str) -> pa.Array:
+    """Where each (source_file, source_row) stands in an object table; null where the pointer is null."""
+    both = pa.chunked_array([*objects["source_file"].chunks, *files.chunks], pa.string()).combine_chunks()
+    codes = both.dictionary_encode().indices.fill_null(-1).to_numpy().astype(np.int64) << 40
+    known = codes[: len(objects)] + objects["source_row"].to_numpy()
+    asked = codes[len(objects) :] + pc.fill_null(rows, 0).to_numpy()
+    absent = pc.is_null(files).to_numpy()
+    order = np.argsort(known, kind="stable")
+    if not len(order):
+        order, known = np.zeros(1, np.int64), np.full(1, -1)
+    place = order[np.minimum(np.searchsorted(known, asked, sorter=order), len(order) - 1)]
+    if np.any((known[place] != asked) & ~absent):
+        raise BrokenArtefact("the match table points to rows that the object table does not hold", survey=survey,
+                             hint="remove the receipts of this recipe's matches and build again")  # fmt: skip
+    return pa.array(place, mask=absent)
+
+
+def _samples(build: Build, matches: pa.Table, keys: Sequence[str], records: pa.Table, moved: Counter[str]) -> Iterator[Sample]:
+    members: dict[str, list[Field]] = {name: [] for name in build.recipe.survey_names}
+    for member in sample_members(build.recipe, build.surveys):
+        members[member.survey].append(member.field)
+    per_sample = sum(field.nominal_bytes for fields in members.values() for field in fields)
+    step = max(1, build.batch_bytes // max(per_sample, 1))
+    columns_of_record = records.column_names
+    for start in range(0, len(matches), step):
+        part = matches.slice(start, step)
+        arrays: dict[str, Sequence[Array]] = {}
+        for name, fields in members.items():
+            arrays |= _arrays(build, build.surveys[name], fields, part, moved)
+        columns = [records[column].slice(start, step).to_pylist() for column in columns_of_record]
+        for row in range(len(part)):
+            yield Sample(
+                keys[start + row],
+                {member: values[row] for member, values in arrays.items()},
+                {name: column[row] for name, column in zip(columns_of_record, columns, strict=True)},
+            )
+
+
+def _arrays(
+    build: Build, survey: Survey, members: Sequence[Field], part: pa.Table, moved: Counter[str]
+) -> Mapping[str, Sequence[Array]]:
+    """One survey's arrays of some samples: member name -> one array per row, absent ones filled."""
+    source = build.sources[survey.name]
+    files = part[f"{survey.name}_source_file"].combine_chunks().dictionary_encode()
+    rows: Int = pc.fill_null(part[f"{survey.name}_source_row"], 0).to_numpy()
+    ids = part[f"{survey.name}_object_id"].to_pylist()
+    codes = files.indices.fill_null(-1).to_numpy()
+    result: dict[str, list[Array]] = {field.name: [field.absent()] * len(part) for field in members}
+    for code, relative in enumerate(files.dictionary.to_pylist() if members else ()):
+        here = np.flatnonzero(codes == code)
+        urls = tuple(f"{place.rstrip('/')}/{relative}" for place in (source.url, *source.mirrors))
+        path = fetch(SourceFile(relative, urls), build.cache)
+        read = reader(survey.forms[source.form].reader).read_arrays
+        found = read(survey, source.form, path, rows[here], [ids[row] for row in here], members)
+        for field in members:
+            for row, array in zip(here, found[field.name], strict=True):
+                result[field.name][row] = array
+                moved[survey.name] += array.nbytes
+    return {f"{survey.name}.{name}": arrays for name, arrays in result.items()}
