@@ -13,6 +13,7 @@ from astropy.coordinates import BarycentricMeanEcliptic, SkyCoord
 from mmu_pipeline.simulate.layout import write_columns
 from mmu_pipeline.simulate.sky import Columns, Values
 
+FOLDER = "gaia/gaia"
 COEFFICIENTS = 55
 """Per band; BP then RP makes 110."""
 CORRELATIONS = tuple(
@@ -31,7 +32,7 @@ def object_ids(rows: pa.Table) -> list[str]:
 
 
 def file_names(rows: pa.Table) -> list[str]:
-    return [f"gaia/healpix={cell}/001-of-001.hdf5" for cell in rows["cell"].to_pylist()]
+    return [f"healpix={cell}/001-of-001.hdf5" for cell in rows["cell"].to_pylist()]
 
 
 def write_file(path: Path, rows: pa.Table, seed: int) -> None:

@@ -11,7 +11,7 @@ from mmu_pipeline.simulate.images import BANDS, SCALE_ARCSEC, SEEING_ARCSEC, SIZ
 from mmu_pipeline.simulate.layout import write_columns
 from mmu_pipeline.simulate.sky import Columns, rows_of
 
-FOLDER = "pdr3_dud_22.5"
+FOLDER = "hsc/pdr3_dud_22.5"
 
 
 def object_ids(rows: pa.Table) -> list[str]:
@@ -23,7 +23,7 @@ def object_ids(rows: pa.Table) -> list[str]:
 
 
 def file_names(rows: pa.Table) -> list[str]:
-    return [f"{FOLDER}/healpix={cell}/001-of-001.hdf5" for cell in rows["cell"].to_pylist()]
+    return [f"healpix={cell}/001-of-001.hdf5" for cell in rows["cell"].to_pylist()]
 
 
 def write_file(path: Path, rows: pa.Table, seed: int) -> None:

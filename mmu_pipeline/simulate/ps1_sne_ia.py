@@ -12,16 +12,22 @@ from mmu_pipeline.simulate.light_curves import BANDS, light_curve
 from mmu_pipeline.simulate.sky import Row, Values, rows_of
 from mmu_pipeline.sky import Float
 
+FOLDER = "ps1_sne_ia/ps1_sne_ia"
+
+
+def _number(true_id: int) -> int:
+    return 10 + 37 * true_id
+
 
 def object_ids(rows: pa.Table) -> list[str]:
-    """The survey's number without its leading zeros, as the MMU's script leaves it."""
-    return [f"PS1_{10 + 37 * true_id}" for true_id in rows["true_id"].to_pylist()]
+    """SNID: six digits. The MMU's own id, in the file and its name, lost the leading zeros."""
+    return [f"{_number(true_id):06d}" for true_id in rows["true_id"].to_pylist()]
 
 
 def file_names(rows: pa.Table) -> list[str]:
     """Cell folders are padded to four digits."""
-    pairs = zip(rows["cell"].to_pylist(), object_ids(rows), strict=True)
-    return [f"healpix={cell:04d}/{object_id}.hdf5" for cell, object_id in pairs]
+    pairs = zip(rows["cell"].to_pylist(), rows["true_id"].to_pylist(), strict=True)
+    return [f"healpix={cell:04d}/PS1_{_number(true_id)}.hdf5" for cell, true_id in pairs]
 
 
 def write_file(path: Path, rows: pa.Table, seed: int) -> None:
@@ -55,9 +61,9 @@ def _header(row: Row, observations: int) -> Row:
     redshift = np.float32(row["redshift"])
     true_id = row["true_id"]
     return {
-        "object_id": np.bytes_(row["object_id"]),
+        "object_id": np.bytes_(f"PS1_{_number(true_id)}"),
         "obj_type": np.bytes_("Ia"),
-        "SNID": np.int64(10 + 37 * true_id),
+        "SNID": np.int64(_number(true_id)),
         "SURVEY": np.bytes_("PS1MD"),
         "IAUC": np.bytes_("UNKNOWN"),
         "FILTERS": np.bytes_("griz"),

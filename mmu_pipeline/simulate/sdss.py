@@ -12,6 +12,7 @@ from mmu_pipeline.simulate.layout import text, write_columns
 from mmu_pipeline.simulate.sky import Columns, Values, rows_of
 from mmu_pipeline.simulate.spectra import GRIDS, Spectrum, spectrum
 
+FOLDER = "sdss/sdss"
 ID_WIDTH = 22
 
 
@@ -25,7 +26,7 @@ def object_ids(rows: pa.Table) -> list[str]:
 
 
 def file_names(rows: pa.Table) -> list[str]:
-    return [f"sdss/healpix={cell}/001-of-001.hdf5" for cell in rows["cell"].to_pylist()]
+    return [f"healpix={cell}/001-of-001.hdf5" for cell in rows["cell"].to_pylist()]
 
 
 def write_file(path: Path, rows: pa.Table, seed: int) -> None:

@@ -21,17 +21,23 @@ from mmu_pipeline.simulate.sky import EMPTY_CELL, sky_objects
 class Layout(Protocol):
     """How one survey names and writes its files."""
 
+    @property
+    def FOLDER(self) -> str:  # noqa: N802
+        """Where its files lie in the simulated archive."""
+
     def object_ids(self, rows: pa.Table) -> list[str]:
         """Ids as the survey writes them, without padding."""
 
     def file_names(self, rows: pa.Table) -> list[str]:
-        """File of each row, relative to the survey's folder."""
+        """File of each row, relative to that folder."""
 
     def write_file(self, path: Path, rows: pa.Table, seed: int) -> None:
         """Write the rows of one file, in their order."""
 
 
 LAYOUTS: dict[str, Layout] = {"hsc": hsc, "sdss": sdss, "gaia": gaia, "ps1_sne_ia": ps1_sne_ia}
+FOLDERS = {name: layout.FOLDER for name, layout in LAYOUTS.items()}
+"""Where each survey lies, relative to the simulated archive, as in the public one."""
 CUT_BY_CELL = ("hsc", "sdss", "gaia")
 
 
@@ -40,7 +46,7 @@ class Truth:
     """What is really on the simulated sky, and what each survey says about it."""
 
     folder: Path
-    """Holds one folder per survey, truth.parquet and detections.parquet."""
+    """Holds one folder per survey (FOLDERS), truth.parquet and detections.parquet."""
     objects: pa.Table
     """`sky_objects`: one row per true object."""
     detections: pa.Table
@@ -55,7 +61,7 @@ def write_sky(folder: Path, seed: int = 0) -> Truth:
     """Write the simulated sky into a folder (about 40 MB). The same seed gives the same arrays and tables."""
     sky = sky_objects(seed)
     detections = pa.concat_tables(
-        [_write_survey(folder / name.survey, detect(sky, name, seed), name.survey, seed) for name in INSTRUMENTS]
+        [_write_survey(folder / FOLDERS[seen.survey], detect(sky, seen, seed), seen.survey, seed) for seen in INSTRUMENTS]
     )
     pq.write_table(sky, folder / "truth.parquet")
     pq.write_table(detections, folder / "detections.parquet")
@@ -80,8 +86,7 @@ def _write_survey(folder: Path, seen: pa.Table, survey: str, seed: int) -> pa.Ta
             truncate(folder / file)
         listed.append(rows.append_column("source_row", pa.array(np.arange(rows.num_rows))))
     if survey in CUT_BY_CELL:
-        template = listed[0]["source_file"][0].as_py().split("/healpix=")[0]
-        layout.write_file(folder / f"{template}/healpix={EMPTY_CELL}/001-of-001.hdf5", seen.slice(0, 0), seed)
+        layout.write_file(folder / f"healpix={EMPTY_CELL}/001-of-001.hdf5", seen.slice(0, 0), seed)
     _write_checksums(folder)
     rows = pa.concat_tables(listed)
     names = ("true_id", "object_id", "ra", "dec", "cell", "source_file", "source_row", "planted", "fault")
