@@ -1,0 +1,162 @@
+"""Indexes of pieces and the plan -> the index of a set: one row per sample, with its place and scalars."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mmu_pipeline.catalog import Recipe
+from mmu_pipeline.errors import BadInput, BrokenArtefact
+from mmu_pipeline.shards.plan import PieceSizes, ShardPlan
+from mmu_pipeline.shards.samples import training_order
+from mmu_pipeline.shards.splits import SPLITS, split_of
+from mmu_pipeline.shards.tar import WRITTEN
+from mmu_pipeline.sky import Float, Int, arcsec, cone_cells, merge_ranges, unit_vectors
+from mmu_pipeline.storage import Root
+
+INDEX_PATH = "index/samples.parquet"
+"""Where the index lies in the folder of a set."""
+POSITION = [
+    pa.field("_healpix_29", pa.int64(), nullable=False),
+    pa.field("ra", pa.float64(), nullable=False),
+    pa.field("dec", pa.float64(), nullable=False),
+]
+PLANNED = [pa.field("split", pa.int8(), nullable=False), pa.field("training_order", pa.uint64(), nullable=False)]
+PLACE = [pa.field("split", pa.string(), nullable=False), pa.field("shard", pa.string(), nullable=False)]
+ROW_GROUP = 100_000
+DIGESTS = 2**128
+
+
+@dataclass(frozen=True)
+class IndexFacts:
+    """What an index says of its set."""
+
+    samples: int
+    set_digest: str
+    """Sum of the samples' digests modulo 2**128, in hexadecimal: the same however the samples are dealt into shards."""
+
+
+def piece_schema(scalars: pa.Schema) -> pa.Schema:
+    """Columns of a piece's index: where each sample lies in the piece, where on the sky, its split and order, its JSON."""
+    return _without_clash([*WRITTEN, *POSITION, *PLANNED, *scalars])
+
+
+def index_schema(scalars: pa.Schema) -> pa.Schema:
+    """Columns of a set's index, for the scalars of its samples."""
+    return _without_clash([WRITTEN.field("key"), *POSITION, *PLACE, *list(WRITTEN)[1:], *scalars])
+
+
+def _without_clash(fields: list[pa.Field]) -> pa.Schema:
+    names = [field.name for field in fields]
+    if clash := sorted({name for name in names if names.count(name) > 1}):
+        raise BadInput("a scalar has the name of a column of the index", column=", ".join(clash), hint="rename the field")
+    return pa.schema(fields)
+
+
+def piece_index(written: pa.Table, healpix29: Int, ra: Float, dec: Float, scalars: pa.Table, recipe: Recipe) -> pa.Table:
+    """The index of a piece from what `write_samples` gave, the primaries' positions and the JSON as columns, row by row.
+
+    Raises BrokenArtefact if the rows are not in sky order or the columns differ in length.
+    """
+    if not len(written) == len(healpix29) == len(ra) == len(dec) == len(scalars):
+        raise BrokenArtefact("not as many samples written as described", written=len(written), described=len(scalars))
+    if np.any(np.diff(healpix29) < 0):
+        raise BrokenArtefact("the samples of a piece are not in sky order")
+    order = training_order(written["key"].to_pylist(), recipe.shards.seed)
+    planned = [healpix29, ra, dec, split_of(healpix29, recipe.split), order]
+    return pa.table([*written.columns, *planned, *scalars.columns], schema=piece_schema(scalars.schema))
+
+
+def piece_sizes(root: Root, path: str) -> PieceSizes:
+    """What planning needs, read from a piece's index."""
+    table = root.read_table(path, columns=["split", "training_order", "nbytes"])
+    return PieceSizes(*(table[name].to_numpy() for name in ("split", "training_order", "nbytes")))
+
+
+def write_index(root: Root, folder: str, pieces: Sequence[str], plan: ShardPlan) -> IndexFacts:
+    """Write the index of the set in `folder` from the indexes of its pieces, in the plan's order, one piece at a time.
+
+    Raises BrokenArtefact if a piece is not what was planned, out of sky order, or repeats a key of another.
+    """
+    if not pieces:
+        raise BadInput("a set needs at least one piece", folder=folder)
+    scalars = pa.schema(list(pq.read_schema(root.path(pieces[0]), filesystem=root.fs))[len([*WRITTEN, *POSITION, *PLANNED]) :])
+    schema = index_schema(scalars.remove_metadata())
+    total = 0
+    with root.writing(f"{folder}/{INDEX_PATH}") as file, pq.ParquetWriter(file, schema, **_layout(schema)) as writer:
+        for table in _grouped(_placed(root, pieces, plan, schema)):
+            writer.write_table(table, row_group_size=ROW_GROUP)
+            total += sum(int.from_bytes(digest, "big") for digest in table["digest"].to_pylist())
+    return IndexFacts(len(plan.shard), f"{total % DIGESTS:032x}")
+
+
+def _placed(root: Root, pieces: Sequence[str], plan: ShardPlan, schema: pa.Schema) -> Iterator[pa.Table]:
+    """The index's rows of each piece."""
+    names = pa.array(plan.names, pa.string())
+    seen: dict[str, str] = {}
+    last = -1
+    for number, path in enumerate(pieces):
+        table, rows = root.read_table(path), plan.piece(number)
+        index = table["_healpix_29"].to_numpy()
+        if len(table) != rows.stop - rows.start:
+            raise BrokenArtefact("a piece has changed since the shards were planned", file=path, hint="plan again")
+        if len(index) and index[0] < last:
+            raise BrokenArtefact("pieces are not in sky order", file=path)
+        last = int(index[-1]) if len(index) else last
+        for row in plan.ties[(plan.ties >= rows.start) & (plan.ties < rows.stop)] - rows.start:
+            key = table["key"][int(row)].as_py()
+            if key in seen:
+                raise BrokenArtefact("two samples have the same key", key=key, file=path, other=seen[key])
+            seen[key] = path
+        place = {
+            "split": pa.array(SPLITS).take(table["split"].combine_chunks()),
+            "shard": names.take(pa.array(plan.shard[rows])),
+            "offset": pa.array(plan.offset[rows]),
+        }
+        yield pa.table([place.get(name, table[name]) for name in schema.names], schema=schema)
+
+
+def _grouped(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of about ROW_GROUP."""
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        if sum(map(len, held)) >= ROW_GROUP:
+            yield pa.concat_tables(held)
+            held = []
+    if held:
+        yield pa.concat_tables(held)
+
+
+def _layout(schema: pa.Schema) -> dict[str, object]:
+    """How the columns are packed: what repeats by dictionary, integers by difference, floats by byte plane."""
+    encoding = {
+        **{field.name: "BYTE_STREAM_SPLIT" for field in schema if field.type in (pa.float32(), pa.float64())},
+        **{field.name: "DELTA_BINARY_PACKED" for field in schema if field.type in (pa.int32(), pa.int64())},
+        "key": "DELTA_BYTE_ARRAY",
+    }
+    plain = [field.name for field in schema if field.name not in encoding and field.name != "digest"]
+    lists = [f"{name}.list.element" if pa.types.is_list(schema.field(name).type) else name for name in plain]
+    return {"compression": "zstd", "column_encoding": encoding, "use_dictionary": lists, "write_page_index": True}
+
+
+def cone(root: Root, folder: str, ra: float, dec: float, radius_deg: float, columns: list[str] | None = None) -> pa.Table:
+    """The rows of a set's index whose primary lies within a cone (degrees), in sky order."""
+    order = max(0, min(12, int(np.log2(60.0 / max(radius_deg, 1e-3)))))
+    ranges = merge_ranges(cell.range for cell in cone_cells(ra, dec, radius_deg, order))
+    index = pc.field("_healpix_29")
+    inside = pc.scalar(False)
+    for start, stop in ranges:
+        inside = inside | ((index >= start) & (index < stop))
+    wanted = None if columns is None else list(dict.fromkeys([*columns, "ra", "dec"]))
+    table = root.read_table(f"{folder}/{INDEX_PATH}", columns=wanted, filters=inside)
+    points = unit_vectors(table["ra"].to_numpy(), table["dec"].to_numpy())
+    centre = unit_vectors(np.array([ra]), np.array([dec]))
+    within = arcsec(np.linalg.norm(points - centre, axis=1)) <= radius_deg * 3600.0
+    found = table.filter(pa.array(within))
+    return found if columns is None else found.select(columns)

@@ -1,0 +1,70 @@
+"""A recipe -> what every one of its samples holds: array members and JSON scalars, with types and units, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from mmu_pipeline.catalog import Recipe, Selection, Survey
+from mmu_pipeline.fields import Field
+
+
+@dataclass(frozen=True)
+class MemberField:
+    """An array of every sample."""
+
+    survey: str
+    field: Field
+
+    @property
+    def name(self) -> str:
+        """Its name in a sample: `survey.field`."""
+        return f"{self.survey}.{self.field.name}"
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """A key of every sample's JSON, and a column of the index."""
+
+    name: str
+    type: pa.DataType
+    unit: str = ""
+    description: str = ""
+
+
+def sample_members(recipe: Recipe, surveys: Mapping[str, Survey]) -> tuple[MemberField, ...]:
+    """The arrays of a sample, in the order in which they stand in the tar, before the JSON."""
+    return tuple(
+        MemberField(chosen.survey, field)
+        for chosen in (recipe.primary, *recipe.counterparts)
+        for field in surveys[chosen.survey].members
+        if chosen.members is None or field.name in chosen.members
+    )
+
+
+def sample_scalars(recipe: Recipe, surveys: Mapping[str, Survey]) -> tuple[Scalar, ...]:
+    """The keys of a sample's JSON, in order: the cell, then what is known of the primary and of each counterpart."""
+    scalars = [Scalar("healpix", pa.int64(), "", "HEALPix cell of the primary, NESTED, order 4")]
+    for chosen in (recipe.primary, *recipe.counterparts):
+        name, title = chosen.survey, surveys[chosen.survey].title
+        if chosen is not recipe.primary:
+            scalars.append(Scalar(f"has_{name}", pa.bool_(), "", f"whether {title} has this object"))
+        scalars += [
+            Scalar(f"{name}_object_id", pa.string(), "", f"id in {title}, as the survey writes it"),
+            Scalar(f"{name}_ra", pa.float64(), "deg", "right ascension"),
+            Scalar(f"{name}_dec", pa.float64(), "deg", "declination"),
+        ]
+        if chosen is not recipe.primary:
+            scalars += [
+                Scalar(f"{name}_separation_arcsec", pa.float64(), "arcsec", "angle to the primary"),
+                Scalar(f"{name}_rank", pa.int32(), "", "1 for the closest candidate"),
+                Scalar(f"{name}_n_candidates", pa.int32(), "", "objects within the radius of the match"),
+            ]
+        scalars += [Scalar(f"{name}_{f.name}", f.arrow_type, f.unit, f.description) for f in _columns(chosen, surveys[name])]
+    return tuple(scalars)
+
+
+def _columns(chosen: Selection, survey: Survey) -> list[Field]:
+    return [field for field in survey.columns if chosen.columns is None or field.name in chosen.columns]
