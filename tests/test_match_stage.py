@@ -16,6 +16,7 @@ from mmu_pipeline.matching import Positions
 from mmu_pipeline.sky import CELL_ORDER, Cell, pixels_at
 from mmu_pipeline.stages import match
 from mmu_pipeline.stages.build import Build, Unit
+from mmu_pipeline.stages.scan import object_schema
 from mmu_pipeline.storage import Root, match_folder, object_folder, partition_path
 from tests.skies import KINDS, brute_force, centres, object_table, scattered
 
@@ -34,7 +35,7 @@ def store(root: Root, name: str, table: pa.Table, order: int) -> tuple[Partition
     partitions = []
     for pixel in np.unique(pixels):
         path = partition_path(object_folder(name), Cell(order, int(pixel)))
-        part = table.filter(pa.array(pixels == pixel))
+        part = table.filter(pa.array(pixels == pixel)).cast(object_schema(survey(name)))
         root.write_table(path, part)
         partitions.append(Partition(Cell(order, int(pixel)), path, len(part), ""))
     return tuple(partitions)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import healpy as hp
 import numpy as np
 import pytest
@@ -46,7 +48,7 @@ def test_published_row_of_sdss_lies_in_its_nested_cell() -> None:
 def test_merged_ranges_hold_the_same_numbers(ranges: list[tuple[int, int]]) -> None:
     merged = merge_ranges(ranges)
     assert {n for start, stop in merged for n in range(start, stop)} == {n for start, stop in ranges for n in range(start, stop)}
-    assert all(one[1] < other[0] for one, other in zip(merged, merged[1:], strict=False))
+    assert all(one[1] < other[0] for one, other in pairwise(merged))
     inside = in_ranges(np.arange(80), merged)
     assert np.flatnonzero(inside).tolist() == sorted({n for start, stop in ranges for n in range(start, stop)})
 
