@@ -37,8 +37,8 @@ def _shape(value: tuple[int | str, ...]) -> tuple[int | str, ...]:
     for size in value:
         if (isinstance(size, int) and size < 1) or (isinstance(size, str) and not NAME.fullmatch(size)):
             raise ValueError(f"{size!r} is not a dimension: a positive length, or a name for a length that varies by row")
-    if sum(isinstance(size, str) for size in value) > 1:
-        raise ValueError("at most one dimension may vary by row")
+    if any(isinstance(size, str) for size in value[1:]):
+        raise ValueError("only the first dimension may vary by row")
     return value
 
 

@@ -1,0 +1,200 @@
+"""Values as a source holds them to values as declared: our types, nulls for sentinels, True = good, ids as text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mmu_pipeline.catalog import Form, Survey
+from mmu_pipeline.errors import BrokenSource
+from mmu_pipeline.fields import Array, Field
+
+LARGEST_IVAR = 1e37
+"""From here on an inverse variance is that of a variance of 0 (1/0 clipped to the largest float32, 3.4e38)."""
+REPR_OF_BYTES = re.compile(r"""b(['"])(.*)\1""", re.DOTALL)
+
+
+@contextmanager
+def blaming(path: Path) -> Iterator[None]:
+    """Add the file to every BrokenSource that does not name one."""
+    try:
+        yield
+    except BrokenSource as error:
+        raise BrokenSource(error.what, hint=error.hint, **{"file": path, **error.where}) from error
+
+
+def as_text(values: Array) -> list[str]:
+    """Any array, flattened, as text without blanks or zero bytes at its ends; integral floats without a decimal point."""
+    flat = values.reshape(-1)
+    if flat.dtype.kind == "f":
+        return [str(int(value)) if float(value).is_integer() else str(value) for value in flat.tolist()]
+    texts = (value.decode() if isinstance(value, bytes) else "" if value is None else str(value) for value in flat.tolist())
+    return [text.strip(" \t\r\n\0") for text in texts]
+
+
+def id_sources(form: Form) -> tuple[str, ...]:
+    """Source names that the id is made of."""
+    named = tuple(dict.fromkeys(name for _, name, _, _ in Formatter().parse(form.object_id) if name))
+    return named or (form.object_id,)
+
+
+def object_ids(form: Form, sources: Mapping[str, Array]) -> list[str]:
+    """Ids as the survey writes them, from the arrays of `id_sources`. "" where there is none. Raises BrokenSource."""
+    try:
+        parts = {name: [_unwrapped(text) for text in as_text(values)] for name, values in sources.items()}
+        if form.object_id not in parts:
+            for name, values in sources.items():
+                if values.dtype.kind in "iuf":
+                    parts[name] = [int(text) if text.lstrip("-").isdigit() else "" for text in parts[name]]  # type: ignore[misc]
+            rows = zip(*parts.values(), strict=True)
+            ids = ["" if "" in row else form.object_id.format(**dict(zip(parts, row, strict=True))) for row in rows]
+        else:
+            ids = parts[form.object_id]
+    except (UnicodeDecodeError, ValueError) as error:
+        raise BrokenSource(f"no id can be made: {error}", column=form.object_id) from error
+    return [("" if text == "nan" else text).removeprefix(form.id_prefix) for text in ids]
+
+
+def _unwrapped(text: str) -> str:
+    wrapped = REPR_OF_BYTES.fullmatch(text)
+    return wrapped[2].strip() if wrapped else text
+
+
+def columns(survey: Survey, form: str, sources: Mapping[str, Array], count: int) -> dict[str, pa.Array]:
+    """Every column field as an Arrow array of `count` rows.
+
+    `sources` has an array of shape (count, *field.shape) per field name, of numbers or text; null columns where it has none.
+    Null: sentinels, NaN, infinity, empty text, and errors of what is null. Raises BrokenSource naming the column.
+    """
+    table = {
+        field.name: column(field, form, sources[field.name]) if field.name in sources else pa.nulls(count, field.arrow_type)
+        for field in survey.columns
+    }
+    for field in survey.columns:
+        if field.error_of is not None:
+            known = pc.is_valid(table[field.error_of])
+            table[field.name] = pc.if_else(known, table[field.name], pa.scalar(None, field.arrow_type))
+    return table
+
+
+def column(field: Field, form: str, values: Array) -> pa.Array:
+    """One column field of shape (n, *field.shape) as an Arrow array. Raises BrokenSource naming the column."""
+    if values.shape[1:] != field.shape:
+        raise BrokenSource("not the declared shape", column=field.name, shape=values.shape[1:], declared=field.shape)
+    if field.dtype == "string":
+        try:
+            texts = as_text(values)
+        except UnicodeDecodeError as error:
+            raise BrokenSource(f"not UTF-8 text: {error}", column=field.name) from error
+        return pa.array([None if text == "" or text in field.sentinels else text for text in texts], pa.string())
+    numbers = numbers_of(values, field.name, field.sentinels)
+    missing = _is_sentinel(field, numbers) | ~np.isfinite(numbers)
+    known = _cast(field, _shifted(field, form, np.where(missing, np.zeros((), numbers.dtype), numbers)))
+    flat = pa.array(known.reshape(-1), mask=missing.reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, field.arrow_type.list_size) if field.shape else flat
+
+
+def numbers_of(values: Array, column: str, sentinels: Sequence[float | str] = ()) -> Array:
+    """Numbers as they are, text parsed; NaN where text is empty or a sentinel. Raises BrokenSource naming the column."""
+    if values.dtype.kind in "biuf":
+        return values
+    if values.dtype.kind not in "SUO":
+        raise BrokenSource("neither numbers nor text", column=column, dtype=values.dtype)
+    numbers = []
+    for text in as_text(values):
+        try:
+            numbers.append(np.nan if text == "" or text in sentinels else number(text))
+        except ValueError as error:
+            raise BrokenSource("not a number", column=column, value=repr(text)) from error
+    return np.array(numbers).reshape(values.shape)
+
+
+def number(text: str) -> float:
+    """A decimal number, or a hexadecimal integer. Raises ValueError."""
+    return float(int(text, 16)) if text[:2].lower() == "0x" else float(text)
+
+
+def _is_sentinel(field: Field, numbers: Array) -> npt.NDArray[np.bool_]:
+    found = np.zeros(numbers.shape, bool)
+    for sentinel in field.sentinels:
+        if not isinstance(sentinel, str):
+            found |= np.asarray(numbers == sentinel)
+    return found
+
+
+def _shifted(field: Field, form: str, numbers: Array) -> Array:
+    return np.asarray(numbers.astype(np.float64) + field.offset[form]) if form in field.offset else numbers
+
+
+def _cast(field: Field, numbers: Array) -> Array:
+    """Finite numbers in the declared dtype, native byte order. Raises BrokenSource where a value does not fit it."""
+    target = field.numpy_dtype
+    if target.kind == "b":
+        fits = np.isin(numbers, (0, 1))
+    elif target.kind in "iu":
+        wide: npt.NDArray[Any] = numbers
+        limits = np.iinfo(field.dtype)
+        fits = (wide >= limits.min) & (wide <= limits.max) & (np.trunc(wide) == wide)
+    else:
+        return numbers.astype(target)
+    if not fits.all():
+        raise BrokenSource(f"a value is not a {field.dtype}", column=field.name, value=numbers[~fits].flat[0])
+    return numbers.astype(target)
+
+
+def member(field: Field, form: str, values: Array) -> Array:
+    """One member field in its declared dtype; a float is NaN where a sentinel stands. Masks: True = good.
+
+    An integer mask may hold quality bits, if it is declared to be true where bad. Raises BrokenSource naming the column.
+    """
+    if values.dtype.kind not in "biuf":
+        raise BrokenSource("not numbers", column=field.name, dtype=values.dtype, declared=field.dtype)
+    if field.true_means == "bad":
+        return np.asarray(values == 0)
+    numbers = _shifted(field, form, values)
+    missing = _is_sentinel(field, values)
+    if missing.any() and field.numpy_dtype.kind == "f":
+        numbers = np.where(missing, np.nan, numbers)
+    return _cast(field, numbers)
+
+
+def with_companions(survey: Survey, names: Set[str]) -> set[str]:
+    """Names of the members that must be read so that those named can be reconciled."""
+    groups = [{field.name, field.ivar, field.mask} for field in survey.members if names & {field.ivar, field.mask}]
+    return {*names, *(name for group in groups for name in group if name is not None)}
+
+
+def reconcile(survey: Survey, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """Make values, inverse variances and masks agree; arrays of shape (n, *field.shape) in declared dtypes.
+
+    A value that is not finite becomes 0; there, and where its inverse variance is not finite, negative or that of a
+    variance of 0, the mask is False; wherever a mask is False the inverse variance is 0.
+    """
+    result: dict[str, npt.NDArray[Any]] = dict(arrays)
+    for field in survey.members:
+        if field.name not in arrays or (field.ivar is None and field.mask is None):
+            continue
+        values = result[field.name]
+        bad = ~np.isfinite(values)
+        if bad.any():
+            result[field.name] = np.where(bad, np.zeros((), values.dtype), values)
+        ivar = result.get(field.ivar or "")
+        if ivar is not None:
+            bad |= ~((ivar >= 0) & (ivar < LARGEST_IVAR))
+        mask = result.get(field.mask or "")
+        if mask is not None:
+            over = tuple(range(1, 1 + bad.ndim - mask.ndim))
+            result[field.mask or ""] = mask = np.asarray(mask & ~bad.any(axis=over))
+            bad |= ~np.expand_dims(mask, over)
+        if ivar is not None:
+            result[field.ivar or ""] = np.where(bad, np.zeros((), ivar.dtype), ivar)
+    return result

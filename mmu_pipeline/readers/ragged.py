@@ -1,0 +1,88 @@
+"""Arrays whose length varies: padded blocks to one array per row, band names to codes, observations in the survey's order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mmu_pipeline.catalog import Form, Survey
+from mmu_pipeline.errors import BrokenSource
+from mmu_pipeline.fields import Array, Field
+from mmu_pipeline.readers.normalise import as_text
+
+
+def band_codes(field: Field, names: Sequence[str]) -> Array:
+    """Index of each band name into `field.bands`. Raises BrokenSource for a band that is not declared."""
+    known = {name: code for code, name in enumerate(field.bands)}
+    known |= {alias: known[name] for alias, name in field.band_aliases.items()}
+    distinct, back = np.unique(np.array(names, str), return_inverse=True)
+    unknown = [name for name in distinct.tolist() if name not in known]
+    if unknown:
+        hint = f"declare it in the survey's file; known: {', '.join(known)}"
+        raise BrokenSource("unknown band", column=field.name, value=repr(unknown[0]), hint=hint)
+    return np.array([known[name] for name in distinct.tolist()], field.numpy_dtype)[back]
+
+
+def sorted_observations(survey: Survey, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """Arrays of one object, one value per observation, in the survey's `order_by`; equal ones keep their order."""
+    if not survey.order_by:
+        return dict(arrays)
+    order = np.lexsort([arrays[name] for name in reversed(survey.order_by)])
+    return {name: values[order] for name, values in arrays.items()}
+
+
+def unpadded(survey: Survey, form: Form, sources: Mapping[str, Array], blocks: Mapping[str, Array]) -> dict[str, list[Array]]:
+    """Ragged members of n rows, without their padding, flattened over bands, sorted: name -> n arrays.
+
+    `sources` are members as read, shape (n, length, ...) or (n, bands, length, ...); `blocks` the same in declared dtypes.
+    The bands of a light curve stand in the source once per band, (n, bands) or comma-joined (n,), or once per observation.
+    Raises BrokenSource where shapes do not agree or a band is not declared.
+    """
+    fields = [field for field in survey.members if field.is_ragged and field.name in sources]
+    frames = _frames(fields, blocks)
+    padding = survey.field(form.padding.field) if form.padding else None
+    keep = {name: np.ones(shape, bool) for name, shape in frames.items()}
+    if form.padding and padding in fields:
+        keep[str(padding.shape[0])] = np.asarray(sources[padding.name] != form.padding.value)
+    named = {
+        field.name: _bands(field, sources[field.name], frames[str(field.shape[0])]) for field in fields if field.is_band_code
+    }
+    columns = [(field, {**blocks, **named}[field.name], keep[str(field.shape[0])]) for field in fields]
+    rows = []
+    for at in range(len(next(iter(sources.values()), ()))):
+        row = {field.name: values[at][kept[at]] for field, values, kept in columns}
+        row |= {field.name: band_codes(field, row[field.name].tolist()) for field in fields if field.is_band_code}
+        rows.append(sorted_observations(survey, row))
+    return {field.name: [row[field.name] for row in rows] for field in fields}
+
+
+def _frames(fields: Sequence[Field], blocks: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
+    """Dimension that varies -> shape of its blocks up to and with it: (n, length) or (n, bands, length)."""
+    frames: dict[str, tuple[int, ...]] = {}
+    for field in fields:
+        if field.is_band_code:
+            continue
+        shape = blocks[field.name].shape
+        beyond = len(field.shape) - 1
+        frame = shape[: len(shape) - beyond]
+        if len(frame) not in (2, 3) or shape[len(frame) :] != field.shape[1:]:
+            raise BrokenSource("not the declared shape", column=field.name, shape=shape[1:], declared=field.shape)
+        expected = frames.setdefault(str(field.shape[0]), frame)
+        if frame != expected:
+            raise BrokenSource("not as long as the others", column=field.name, shape=shape[1:], expected=expected[1:])
+    return frames
+
+
+def _bands(field: Field, source: Array, frame: tuple[int, ...]) -> Array:
+    """Band name of every element of a block of shape `frame`."""
+    names = np.array(as_text(source), str).reshape(source.shape)
+    if names.ndim == 1:
+        names = np.array([text.split(",") for text in names.tolist()], str)
+    if names.shape == frame[:2] and len(frame) == 3:
+        names = names[:, :, np.newaxis]
+    try:
+        return np.broadcast_to(names, frame)
+    except ValueError as error:
+        what = "not one band per curve or observation"
+        raise BrokenSource(what, column=field.name, shape=source.shape[1:], expected=frame[1:]) from error
