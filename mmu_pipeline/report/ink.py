@@ -23,7 +23,7 @@ BAND_COLOURS = {
     "u": "#7e57c2", "g": "#2f9e6e", "r": "#d9534f", "i": "#b8742a", "z": "#6d4c41", "y": "#8d6e9a", "Y": "#8d6e9a",
     "U": "#7e57c2", "B": "#3b6fc9", "V": "#2f9e6e", "R": "#d9534f", "I": "#b8742a", "J": "#6d4c41", "H": "#4e5d6c",
 }  # fmt: skip
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mmu",
     "font.family": "sans-serif",
@@ -49,8 +49,8 @@ LINED = ("axes.edgecolor", "xtick.color", "ytick.color", "grid.color")
 def drawing(for_page: bool = True) -> Iterator[None]:
     """The style of all figures; `for_page` leaves the ink to the page, otherwise it is dark on white."""
     ink, faint = (INK, FAINT) if for_page else ("#1d2733", "#8793a0")
-    colours = dict.fromkeys(INKED, ink) | dict.fromkeys(LINED, faint)
-    with matplotlib.rc_context({**STYLE, **colours}):
+    style: Any = STYLE | dict.fromkeys(INKED, ink) | dict.fromkeys(LINED, faint)
+    with matplotlib.rc_context(style):
         yield
 
 

@@ -1,4 +1,4 @@
-"""The index of a shard set to figures of the whole: where it lies on the sky, how close its pairs are, how its shards are filled."""
+"""The index of a shard set to figures of the whole: its place on the sky, the separations of its pairs, its shards."""
 
 from __future__ import annotations
 
@@ -35,20 +35,11 @@ def draw_sky(figure: Figure, index: pa.Table, objects: Mapping[str, tuple[Float,
         sky.plot(*_mollweide(ra, dec), ".", markersize=2, color=colour, alpha=0.5)
     for split, colour in SPLIT_COLOURS.items():
         rows = index.filter(pc.equal(index["split"], split))
-        sky.plot(
-            *_mollweide(rows["ra"].to_numpy(), rows["dec"].to_numpy()),
-            "o",
-            markersize=3.2,
-            color=colour,
-            label=_count(split, rows),
-        )
+        place = _mollweide(rows["ra"].to_numpy(), rows["dec"].to_numpy())
+        sky.plot(*place, "o", markersize=3.2, color=colour, label=f"{split} ({rows.num_rows:,})")
     sky.legend(loc="lower right", bbox_to_anchor=(1.08, -0.06), markerscale=1.4)
     for number, centre in enumerate(_crowded(index, CLOSE_UPS)):
         _close_up(figure.add_subplot(grid[1, number]), centre, index, objects)
-
-
-def _count(split: str, rows: pa.Table) -> str:
-    return f"{split} ({rows.num_rows:,})"
 
 
 def _mollweide(ra: Float, dec: Float) -> tuple[Float, Float]:
@@ -78,7 +69,8 @@ def _crowded(index: pa.Table, most: int) -> list[tuple[float, float]]:
         mean = unit_vectors(ra[place == pixel], dec[place == pixel]).mean(axis=0)
         lon, lat = hp.vec2ang(mean, lonlat=True)
         here = unit_vectors(lon, lat)
-        if all(arcsec(np.linalg.norm(here - unit_vectors(np.array([a]), np.array([d])))) > 4 * 3600 for a, d in centres):
+        known = unit_vectors(*np.array(centres).reshape(-1, 2).T)
+        if np.all(arcsec(np.linalg.norm(here - known, axis=1)) > 4 * 3600):
             centres.append((float(lon[0]), float(lat[0])))
         if len(centres) == most:
             break
@@ -118,7 +110,7 @@ def _tangent(ra: Float, dec: Float, centre: tuple[float, float]) -> tuple[Float,
 
 def draw_separations(axes: Axes, separation: Float, radius_arcsec: float, colour: str, title: str) -> None:
     """Histogram of the separations of one counterpart, up to the radius of the match."""
-    axes.hist(separation, bins=np.linspace(0, radius_arcsec, 41), color=colour, alpha=0.85)
+    axes.hist(separation, bins=np.linspace(0, radius_arcsec, 41).tolist(), color=colour, alpha=0.85)
     if len(separation):
         middle = float(np.median(separation))
         axes.axvline(middle, color=FAINT, linewidth=1, linestyle="--")
@@ -133,9 +125,8 @@ def draw_shards(axes: Axes, index: pa.Table) -> None:
     """Samples of each shard as bars, coloured by split, shards in the order of their names."""
     counts = index.group_by(["shard", "split"]).aggregate([("key", "count")]).sort_by("shard")
     splits = counts["split"].to_pylist()
-    axes.bar(
-        np.arange(counts.num_rows), counts["key_count"].to_numpy(), color=[SPLIT_COLOURS[split] for split in splits], width=0.82
-    )
+    colours = [SPLIT_COLOURS[split] for split in splits]
+    axes.bar(np.arange(counts.num_rows), counts["key_count"].to_numpy(), color=colours, width=0.82)
     for split in SPLIT_COLOURS:
         at = [number for number, name in enumerate(splits) if name == split]
         if at:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ LINES = {
 SPECTRUM_BINS = 900
 RGB_WEIGHTS = (0.85, 1.0, 1.3)
 """Of the red, green and blue plane: turns the colours of stars from yellow to white."""
+Value = TypeVar("Value")
 FILLED = ("o", "s", "^", "D", "v", "P")
 
 
@@ -47,12 +48,13 @@ def parts_of(sample: Sample, surveys: Mapping[str, Survey]) -> list[Part]:
     parts = []
     for name, survey in surveys.items():
         if sample.record.get(f"has_{name}", True):
-            arrays = {
-                member.removeprefix(f"{name}."): array for member, array in sample.arrays.items() if member.startswith(f"{name}.")
-            }
-            record = {key.removeprefix(f"{name}_"): value for key, value in sample.record.items() if key.startswith(f"{name}_")}
+            arrays, record = _of(f"{name}.", sample.arrays), _of(f"{name}_", sample.record)
             parts.append(Part(survey, arrays, record))
     return parts
+
+
+def _of(prefix: str, items: Mapping[str, Value]) -> dict[str, Value]:
+    return {key.removeprefix(prefix): value for key, value in items.items() if key.startswith(prefix)}
 
 
 def image_field(part: Part) -> Field | None:
@@ -118,11 +120,12 @@ def draw_spectrum(axes: Axes, part: Part, bins: int = SPECTRUM_BINS) -> None:
 
 def _binned(part: Part, bins: int) -> tuple[Float, Float, Float]:
     """Wavelength, flux and its error, averaged by weight into at most `bins` bins; NaN where nothing is known."""
-    wavelength, flux = (np.asarray(part.arrays[name], float) for name in ("wavelength", "flux"))
+    wavelength, flux = (np.asarray(part.arrays[name], np.float64) for name in ("wavelength", "flux"))
     field = part.field("flux")
-    weight = np.asarray(part.arrays[field.ivar], float) if field.ivar in part.arrays else np.ones_like(flux)
-    if field.mask in part.arrays:
-        weight = weight * part.arrays[field.mask]
+    has_errors = field.ivar is not None and field.ivar in part.arrays
+    weight = np.asarray(part.arrays[field.ivar or ""], np.float64) if has_errors else np.ones_like(flux)
+    if field.mask is not None and field.mask in part.arrays:
+        weight = weight * np.asarray(part.arrays[field.mask], np.float64)
     step = max(1, -(-len(flux) // bins))
     edges = np.arange(0, len(flux), step)
     total = np.add.reduceat(weight, edges)
@@ -130,7 +133,7 @@ def _binned(part: Part, bins: int) -> tuple[Float, Float, Float]:
     mean = np.full(len(edges), np.nan)
     mean[good] = np.add.reduceat(weight * np.nan_to_num(flux), edges)[good] / total[good]
     error = np.full(len(edges), np.nan)
-    if field.ivar in part.arrays:
+    if has_errors:
         error[good] = total[good] ** -0.5 * np.sqrt(step)
     centre = np.add.reduceat(wavelength, edges) / np.diff([*edges, len(flux)])
     return centre, mean, np.nan_to_num(error)
