@@ -105,6 +105,13 @@ class Root:
         with self.writing(relative) as file:
             pq.write_table(table, file, compression="zstd", row_group_size=row_group_size, write_page_index=True)
 
+    def move(self, source: str, target: str) -> None:
+        """Give a folder its final name: one rename on a local disk, file by file on an object store."""
+        if self.is_local:
+            os.rename(self.path(source), self.path(target))
+        else:
+            self.fs.mv(self.path(source), self.path(target), recursive=True)
+
     def remove(self, relative: str, recursive: bool = False) -> None:
         """Remove an artefact; nothing happens if it is not there."""
         if self.exists(relative):

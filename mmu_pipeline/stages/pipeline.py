@@ -92,7 +92,8 @@ def units_of(stage: str, build: Build) -> list[Unit]:
 
 def finish_stage(stage: str, build: Build, outcomes: Sequence[Outcome]) -> None:
     """Write what belongs to a stage as a whole: the list of its units, catalog metadata, the plan of the shards."""
-    names = sorted(outcome.unit.name for outcome in outcomes)
+    units = _sample_units(build) if stage == "samples" else [outcome.unit for outcome in outcomes]
+    names = sorted(unit.name for unit in units)
     build.root.write_json(_stage_list(build, stage), names)
     if stage == "objects":
         for survey in build.surveys.values():
@@ -108,7 +109,7 @@ def finish_stage(stage: str, build: Build, outcomes: Sequence[Outcome]) -> None:
         ]
         write_metadata(build.root, match_folder(build.recipe.name), build.recipe.name, partitions_of_match)
     elif stage == "samples":
-        shards.write_plan(build, read_receipts(build, "samples", names))
+        shards.write_plan(build, read_receipts(build, "samples", names) if outcomes else [], units)
 
 
 def _stage_list(build: Build, stage: str) -> str:
@@ -205,7 +206,8 @@ def _object_units(build: Build) -> list[Unit]:
             pieces[receipt.unit.split("/")[0], int(pixel)].append(receipt)
     return [
         Unit("objects", f"{name}/{pixel}", _first_cell(build.surveys[name].partition_order, pixel),
-             sum(receipt.facts["partitions"][str(pixel)] for receipt in receipts) * 100, tuple(receipt.unit for receipt in receipts),
+             100 * sum(receipt.facts["partitions"][str(pixel)] for receipt in receipts),
+             tuple(receipt.unit for receipt in receipts),
              fingerprint("objects", build.surveys[name], pixel, [(r.unit, r.facts["digest"], r.fingerprint) for r in receipts]))
         for (name, pixel), receipts in sorted(pieces.items())
         if _is_complete(build, name, pixel)
@@ -254,8 +256,8 @@ def _match_units(build: Build) -> list[Unit]:
         if receipt.unit.split("/")[0] == recipe.primary.survey:
             for cell, count in receipt.facts.get("cells", {}).items():
                 rows[int(cell)] += count
-    rule = [recipe.primary.survey, recipe.primary.where]
-    rule += [(c.survey, c.radius_arcsec, c.pick, c.how, c.where) for c in recipe.counterparts]
+    counterparts = [(c.survey, c.radius_arcsec, c.pick, c.how, c.where) for c in recipe.counterparts]
+    rule = (recipe.primary.survey, recipe.primary.where, counterparts)
     units = []
     for cell in sorted(rows):
         if build.cells is not None and cell not in build.cells:
@@ -312,4 +314,4 @@ def _sample_units(build: Build) -> list[Unit]:
         weight = sum(weights[name] * count for name, count in matched.items())
         print_of = fingerprint("samples", chosen, recipe.split, recipe.shards.seed, unit.fingerprint, receipt.facts["digest"])
         units.append(replace(unit, stage="samples", weight=weight, fingerprint=print_of))
-    return units if not shards.is_published(build, units) else []
+    return units

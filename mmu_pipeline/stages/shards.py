@@ -8,12 +8,11 @@ import numpy as np
 import pyarrow as pa
 
 from mmu_pipeline.shards.index import piece_sizes
+from mmu_pipeline.shards.manifest import MANIFEST_PATH
 from mmu_pipeline.shards.plan import ShardPlan, plan_shards
 from mmu_pipeline.shards.tar import Ranges, copy_ranges
 from mmu_pipeline.stages.build import Build, Unit
 from mmu_pipeline.storage import Receipt, fingerprint, shard_folder
-
-MANIFEST = "manifest.json"
 
 
 def version_of(build: Build, pieces: Sequence[tuple[str, str]]) -> str:
@@ -24,7 +23,7 @@ def version_of(build: Build, pieces: Sequence[tuple[str, str]]) -> str:
 def is_published(build: Build, units: Sequence[Unit]) -> bool:
     """Whether the version that would come of these sample units is already there."""
     version = version_of(build, [(unit.name, unit.fingerprint) for unit in units])
-    return bool(units) and build.root.exists(f"{shard_folder(build.recipe.name, version)}/{MANIFEST}")
+    return bool(units) and build.root.exists(f"{shard_folder(build.recipe.name, version)}/{MANIFEST_PATH}")
 
 
 def aside_folder(build: Build, version: str) -> str:
@@ -36,11 +35,18 @@ def plan_path(build: Build) -> str:
     return f"receipts/stages/{build.recipe.name}/plan.json"
 
 
-def write_plan(build: Build, receipts: Sequence[Receipt]) -> None:
-    """Plan the shards of all pieces that are there, and write what each shard is copied from."""
+def write_plan(build: Build, receipts: Sequence[Receipt], planned: Sequence[Unit]) -> None:
+    """Plan the shards of all pieces that are there, and write what each shard is copied from.
+
+    `planned` are all sample units of the build; when their version is already published there is nothing to plan.
+    """
+    if is_published(build, planned):
+        version = version_of(build, [(unit.name, unit.fingerprint) for unit in planned])
+        build.root.write_json(plan_path(build), {"version": version, "pieces": [], "shards": []})
+        return
     pieces = [receipt for receipt in receipts if receipt.status == "done" and receipt.rows_out]
     pieces.sort(key=lambda receipt: int(receipt.unit.split("/")[1]))
-    plan = _plan(build, [receipt.unit for receipt in pieces])
+    plan = plan_of(build, [receipt.unit for receipt in pieces])
     version = version_of(build, [(receipt.unit, receipt.fingerprint) for receipt in pieces])
     for number, name in enumerate(plan.names):
         ranges = plan.ranges(number)
@@ -55,14 +61,15 @@ def write_plan(build: Build, receipts: Sequence[Receipt]) -> None:
     )
 
 
-def _plan(build: Build, pieces: Sequence[str]) -> ShardPlan:
+def plan_of(build: Build, pieces: Sequence[str]) -> ShardPlan:
+    """The plan of some pieces, by unit name in sky order."""
     return plan_shards([piece_sizes(build.root, f"pieces/samples/{name}.parquet") for name in pieces], build.recipe.shards)
 
 
 def units(build: Build) -> list[Unit]:
     """One unit per shard that is planned and not yet published."""
     plan = build.root.read_json(plan_path(build))
-    if build.root.exists(f"{shard_folder(build.recipe.name, plan['version'])}/{MANIFEST}"):
+    if build.root.exists(f"{shard_folder(build.recipe.name, plan['version'])}/{MANIFEST_PATH}"):
         return []
     return [
         Unit("shards", f"{build.recipe.name}/{plan['version']}/{shard['name']}", None, shard["nbytes"], tuple(plan["pieces"]),

@@ -1,0 +1,55 @@
+# `make demo` and `make test` set up everything they need in .venv from the lock file.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export DO_NOT_TRACK := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export HF_HUB_OFFLINE := 1
+export OMP_NUM_THREADS := 1
+
+.PHONY: help setup demo test check lint types lock bench clean
+
+help:
+	@echo "make demo   simulate a small sky, build hsc x sdss x gaia, write a page with pictures"
+	@echo "make test   unit, property, real-data and reader-conformance tests"
+	@echo "make check  lint and types"
+	@echo "make bench  the measurements of bench/, a few minutes"
+	@echo "make lock   renew requirements.lock"
+
+$(VENV)/ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+setup: $(VENV)/ready
+
+demo: setup
+	$(BIN)/mmu demo --folder demo --cluster local:2
+
+test: setup
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: lint types
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python -m bench.shards
+	$(BIN)/python -m bench.orchestration
+
+lock:
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet --upgrade pip
+	.venv-lock/bin/python -m pip install --quiet ".[test,dev]"
+	.venv-lock/bin/python -m pip freeze --exclude mmu-pipeline | sed 's/+cpu$$//' > requirements.lock
+	rm -rf .venv-lock
+
+clean:
+	rm -rf $(VENV) demo runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,122 @@
+"""The shards of a version to a published set: index, manifest, card and side files, checked, then visible in one step."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+from mmu_pipeline.errors import BrokenArtefact
+from mmu_pipeline.shards.card import card_of
+from mmu_pipeline.shards.index import write_index
+from mmu_pipeline.shards.manifest import MANIFEST_PATH, Account, Provenance, ShardFile, manifest_of
+from mmu_pipeline.shards.side_files import side_files, tar_index, tar_index_path
+from mmu_pipeline.stages.build import STAGES, Build
+from mmu_pipeline.stages.pipeline import stage_receipts
+from mmu_pipeline.stages.shards import aside_folder, plan_of, plan_path
+from mmu_pipeline.stages.verify import verify
+from mmu_pipeline.storage import Receipt, shard_folder
+
+LATEST = "shards/{recipe}/LATEST"
+"""Holds the name of the version that readers should take."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A version that readers can open."""
+
+    version: str
+    url: str
+    samples: int
+    reused: bool
+    """Whether it was there already, from the same inputs."""
+    set_aside: tuple[dict[str, str], ...]
+    """stage, unit and reason of whatever is not whole in this build."""
+
+
+def publish(build: Build) -> Published:
+    """Seal, check and publish the shards of a build whose stages are all finished.
+
+    Raises BrokenArtefact if nothing came out of the build, a shard is missing, or the check finds a problem: then readers still
+    see the version before.
+    """
+    plan = build.root.read_json(plan_path(build))
+    version = plan["version"]
+    folder = shard_folder(build.recipe.name, version)
+    receipts = {stage: stage_receipts(build, stage) for stage in STAGES}
+    set_aside = [
+        {"stage": stage, "unit": receipt.unit, "reason": receipt.reason}
+        for stage, found in receipts.items()
+        for receipt in found
+        if receipt.status != "done" and not (plan["pieces"] == [] and stage in ("samples", "shards"))
+    ]
+    reused = build.root.exists(f"{folder}/{MANIFEST_PATH}")
+    if not reused:
+        _seal(build, plan, receipts, set_aside)
+    latest = LATEST.format(recipe=build.recipe.name)
+    if not build.root.exists(latest) or build.root.read_bytes(latest).decode().strip() != version:
+        build.root.write_bytes(latest, f"{version}\n".encode())
+    if not set_aside:
+        build.root.remove(f"pieces/samples/{build.recipe.name}", recursive=True)
+        build.root.remove(f"pieces/plan/{build.recipe.name}", recursive=True)
+    samples = build.root.read_json(f"{folder}/{MANIFEST_PATH}")["samples"]
+    return Published(version, build.root.path(folder), samples, reused, tuple(set_aside))
+
+
+def _seal(build: Build, plan: dict[str, Any], receipts: dict[str, list[Receipt]], set_aside: list[dict[str, str]]) -> None:
+    """Write all but the shards into the version's folder aside, check the whole from the outside, move it to its place."""
+    aside = aside_folder(build, plan["version"])
+    if not plan["shards"]:
+        raise BrokenArtefact("no sample came out of this build", recipe=build.recipe.name,
+                             hint="`mmu status` says what was set aside or left out, and why")  # fmt: skip
+    digests = {
+        receipt.unit.split("/")[-1]: receipt.facts.get("digest") for receipt in receipts["shards"] if receipt.status == "done"
+    }
+    if missing := [shard["name"] for shard in plan["shards"] if digests.get(shard["name"]) is None]:
+        raise BrokenArtefact(
+            "shards could not be written", shards=", ".join(missing), hint="run again: it goes on where it stopped"
+        )
+    dealt = plan_of(build, plan["pieces"])
+    index = write_index(build.root, aside, [f"pieces/samples/{name}.parquet" for name in plan["pieces"]], dealt)
+    shards = [
+        ShardFile(shard["name"], dealt.splits[number], shard["samples"], build.root.size(f"{aside}/{shard['name']}") or 0,
+                  str(digests[shard["name"]]))
+        for number, shard in enumerate(plan["shards"])
+    ]  # fmt: skip
+    manifest = manifest_of(
+        build.recipe, plan["version"], shards, index, _provenance(build, receipts), _account(receipts, set_aside)
+    )
+    for number, shard in enumerate(shards):
+        build.root.write_bytes(f"{aside}/{tar_index_path(shard.name)}", tar_index(dealt.sample_offsets(number)))
+    for path, content in side_files(manifest).items():
+        build.root.write_bytes(f"{aside}/{path}", content)
+    build.root.write_bytes(f"{aside}/README.md", card_of(manifest).encode())
+    build.root.write_json(f"{aside}/{MANIFEST_PATH}", manifest)
+    found = verify(build.root.path(aside))
+    if found.problems:
+        raise BrokenArtefact("the new version does not pass its check, and is not published", folder=build.root.path(aside),
+                             problems="; ".join(found.problems[:5]), hint="remove that folder and run again")  # fmt: skip
+    build.root.move(aside, shard_folder(build.recipe.name, plan["version"]))
+
+
+def _provenance(build: Build, receipts: dict[str, list[Receipt]]) -> list[Provenance]:
+    files: dict[str, int] = defaultdict(int)
+    for receipt in receipts["scan"]:
+        files[receipt.unit.split("/")[0]] += receipt.facts.get("files", 0)
+    return [Provenance(build.surveys[name], source.form, source.url, files[name]) for name, source in build.sources.items()]
+
+
+def _account(receipts: dict[str, list[Receipt]], set_aside: list[dict[str, str]]) -> Account:
+    counts: dict[str, int] = defaultdict(int)
+    skipped: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for stage in ("scan", "objects", "match", "samples"):
+        for receipt in receipts[stage]:
+            owner = receipt.unit.split("/")[0] if stage in ("scan", "objects") else stage
+            if stage == "objects":
+                counts[f"{owner} objects"] += receipt.rows_out
+            for name, matched in receipt.facts.get("matched", {}).items():
+                counts[f"{name} matches"] += matched
+            for reason, count in receipt.skipped.items():
+                skipped[owner][reason] += count
+    counts["samples"] = sum(receipt.rows_out for receipt in receipts["samples"])
+    return Account(counts, skipped, set_aside)
