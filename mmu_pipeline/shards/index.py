@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import xxhash
 
 from mmu_pipeline.catalog import Recipe
 from mmu_pipeline.errors import BadInput, BrokenArtefact
@@ -39,6 +41,10 @@ class IndexFacts:
     samples: int
     set_digest: str
     """Sum of the samples' digests modulo 2**128, in hexadecimal: the same however the samples are dealt into shards."""
+    nbytes: int
+    """Size of the index."""
+    digest: str
+    """xxh3-128 of the index."""
 
 
 def piece_schema(scalars: pa.Schema) -> pa.Schema:
@@ -92,7 +98,10 @@ def write_index(root: Root, folder: str, pieces: Sequence[str], plan: ShardPlan)
         for table in _grouped(_placed(root, pieces, plan, schema)):
             writer.write_table(table, row_group_size=ROW_GROUP)
             total += sum(int.from_bytes(digest, "big") for digest in table["digest"].to_pylist())
-    return IndexFacts(len(plan.shard), f"{total % DIGESTS:032x}")
+    path = f"{folder}/{INDEX_PATH}"
+    with root.fs.open(root.path(path), "rb") as written:
+        digest = hashlib.file_digest(written, xxhash.xxh3_128).hexdigest()
+    return IndexFacts(len(plan.shard), f"{total % DIGESTS:032x}", root.size(path) or 0, digest)
 
 
 def _placed(root: Root, pieces: Sequence[str], plan: ShardPlan, schema: pa.Schema) -> Iterator[pa.Table]:

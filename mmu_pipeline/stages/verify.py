@@ -1,41 +1,32 @@
-"""A published set -> what is wrong with it: every byte, offset, digest, name, type and split against its own manifest and index."""
+"""A set of shards, seen from the outside -> what is wrong with it: every byte, offset, digest, name, type and split."""
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-import xxhash
+import yaml
 
-from mmu_pipeline.catalog import SplitRule
-from mmu_pipeline.errors import BadInput
+from mmu_pipeline.errors import BadInput, BrokenArtefact
+from mmu_pipeline.shards.card import CARD_PATH, front_matter
+from mmu_pipeline.shards.check_index import index_problems
+from mmu_pipeline.shards.check_shard import ROW_COLUMNS, shard_problems, tar_index_problems
 from mmu_pipeline.shards.index import INDEX_PATH
 from mmu_pipeline.shards.manifest import FORMAT_VERSION, MANIFEST_PATH
-from mmu_pipeline.shards.splits import SPLITS, near_other_split, split_of
-from mmu_pipeline.sky import healpix29, pixels_at
+from mmu_pipeline.shards.side_files import side_files
 from mmu_pipeline.storage import Root
 
 LATEST = "LATEST"
-SHARD_COLUMNS = ["key", "shard", "offset", "nbytes", "digest", "member_offset", "member_nbytes"]
-SAMPLES_AT_A_TIME = 2_000_000
-"""Rows of the index held at a time; shards are checked in groups of so many samples."""
+ROWS_HELD = 2_000_000
+"""Rows of the index held at a time: shards are checked in groups of so many samples."""
 SHOWN = 5
-"""Problems of one kind of thing that are spelled out; the others are counted."""
-JSON_TYPES: Mapping[str, tuple[type, ...]] = {
-    "string": (str,),
-    "bool": (bool,),
-    "float": (int, float),
-    "int": (int,),
-    "uint": (int,),
-}
+"""Problems of one file that are spelled out; the rest is counted."""
 
 
 @dataclass(frozen=True)
@@ -56,109 +47,107 @@ class Verification:
 
 
 def verify(url: str, progress: Callable[[int, int], None] | None = None) -> Verification:
-    """Check a set of shards from the outside. `url` is the folder of a version, or of a recipe: then its LATEST is checked.
+    """Check the set in a folder: of one version, or of a recipe, where LATEST says which.
 
-    `progress` is called with the shards done and the number of all. One shard and two million rows of the index are held at
-    a time. Raises BadInput if there is no set.
+    `progress` is called with the number of shards checked and of all. One shard is mapped at a time. Raises BadInput if
+    there is no set, or one of another format.
     """
     root = _open_set(url)
-    manifest = root.read_json(MANIFEST_PATH)
-    if manifest.get("format_version") != FORMAT_VERSION:
-        raise BadInput("the set has another format version", file=root.path(MANIFEST_PATH), found=manifest.get("format_version"),
-                       hint="check it with the release that made it")  # fmt: skip
-    shards = [shard | {"split": split} for split, part in manifest["splits"].items() for shard in part["shards"]]
-    problems = [*_check_folder(root, manifest, shards), *_shown(_check_index(root, manifest, shards))]
-    done = 0
+    manifest = _manifest(root)
+    shards = [shard for part in manifest["splits"].values() for shard in part["shards"]]
+    names = [shard["name"] for shard in shards]
+    problems = [*_folder_problems(root, manifest, names), *_shown(index_problems(root, manifest))]
     for group in _groups(shards):
-        rows = _rows_of(root, [shard["name"] for shard in group])
-        for shard in group:
-            here = rows.filter(pc.equal(rows["shard"], shard["name"])).sort_by("offset") if rows is not None else None
-            problems += _shown(_check_shard(root, shard, here, manifest, shards))
-            done += 1
+        rows = _rows(root, group)
+        for name in group:
+            here = rows.filter(pc.equal(rows["shard"], name)) if rows is not None else None
+            problems += _shown(shard_problems(root, name, manifest, here))
+            problems += tar_index_problems(root, name, here) if here is not None else ()
             if progress is not None:
-                progress(done, len(shards))
-    problems += _check_side_files(root, manifest)
-    totals = (sum(shard[what] for shard in shards) for what in ("samples", "nbytes"))
-    return Verification(root.url, manifest["version"], len(shards), *totals, tuple(problems))
+                progress(names.index(name) + 1, len(names))
+    problems += _side_problems(root, manifest)
+    samples, nbytes = (sum(shard[what] for shard in shards) for what in ("samples", "nbytes"))
+    return Verification(root.url, manifest["version"], len(shards), samples, nbytes, tuple(problems))
 
 
 def _open_set(url: str) -> Root:
     folder = Root(url.rstrip("/"))
     if folder.exists(LATEST):
-        folder = Root(f"{folder.url}/{folder.read_bytes(LATEST).decode().strip()}")
-    if not folder.exists(MANIFEST_PATH):
-        raise BadInput("there is no set of shards here", folder=folder.url, hint=f"name a folder that holds {MANIFEST_PATH}")
+        return Root(f"{folder.url}/{folder.read_bytes(LATEST).decode().strip()}")
     return folder
 
 
+def _manifest(root: Root) -> dict[str, Any]:
+    if not root.exists(MANIFEST_PATH):
+        raise BadInput("there is no set of shards here", folder=root.url, hint=f"name a folder that holds {MANIFEST_PATH}")
+    try:
+        manifest: dict[str, Any] = root.read_json(MANIFEST_PATH)
+        version = manifest["format_version"]
+    except (BrokenArtefact, KeyError, TypeError) as error:
+        raise BadInput("not the manifest of a set of shards", file=root.path(MANIFEST_PATH)) from error
+    if version != FORMAT_VERSION:
+        raise BadInput(f"a set of format {version}, this release reads {FORMAT_VERSION}", folder=root.url,
+                       hint="check it with the release that made it")  # fmt: skip
+    return manifest
+
+
 def _shown(problems: Iterable[str]) -> list[str]:
-    """The first few problems, and how many more there are."""
     found = list(problems)
-    more = [f"{found[0].split(':')[0]}: and {len(found) - SHOWN} more problems"] if len(found) > SHOWN else []
-    return found[:SHOWN] + more
+    more = len(found) - SHOWN
+    return [*found[:SHOWN], f"{found[0].split(':')[0]}: and {more} more problems"] if more > 0 else found
 
 
-def _check_folder(root: Root, manifest: Mapping[str, Any], shards: list[dict[str, Any]]) -> Iterator[str]:
-    parent, _, name = root.url.rpartition("/")
-    if re.fullmatch(r"[0-9a-f]{12}", name) and name != manifest["version"]:
-        yield f"{MANIFEST_PATH}: is of version {manifest['version']}, but lies in the folder of {name}"
+def _groups(shards: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Names of neighbouring shards that have about ROWS_HELD samples together."""
+    group = np.cumsum([shard["samples"] for shard in shards]) // ROWS_HELD
+    return [
+        [shard["name"] for _, shard in part] for _, part in groupby(zip(group, shards, strict=True), key=lambda pair: pair[0])
+    ]
+
+
+def _rows(root: Root, shards: Sequence[str]) -> pa.Table | None:
+    """The index's rows of some shards; None if it cannot be read, which the check of the index has told."""
+    try:
+        return root.read_table(INDEX_PATH, columns=["shard", *ROW_COLUMNS], filters=pc.field("shard").isin(shards))
+    except (OSError, pa.ArrowException):
+        return None
+
+
+def _folder_problems(root: Root, manifest: Mapping[str, Any], shards: Sequence[str]) -> Iterator[str]:
+    parent, _, folder = root.url.rpartition("/")
+    if re.fullmatch(r"[0-9a-f]{12}", folder) and folder != manifest["version"]:
+        yield f"{MANIFEST_PATH}: is that of version {manifest['version']}, in the folder of {folder}"
     recipe = Root(parent)
-    if recipe.exists(LATEST) and not recipe.exists(f"{(latest := recipe.read_bytes(LATEST).decode().strip())}/{MANIFEST_PATH}"):
-        yield f"../{LATEST}: names the version {latest!r}, which is not there"
+    latest = recipe.read_bytes(LATEST).decode().strip() if recipe.exists(LATEST) else folder
+    if latest != folder and not recipe.exists(f"{latest}/{MANIFEST_PATH}"):
+        yield f"{LATEST}: names the version {latest}, which is not there"
     for split, part in manifest["splits"].items():
         counts = [shard["samples"] for shard in part["shards"]]
-        if sum(counts) != part["samples"] or (counts and max(counts) - min(counts) > 1):
-            yield f"{MANIFEST_PATH}: the shards of {split} are not of equal size, or do not add up to {part['samples']} samples"
-    known = {shard["name"] for shard in shards}
-    for path in sorted(root.fs.glob(root.path("*.tar"))):
-        if (tar := path.rsplit("/", 1)[-1]) not in known:
-            yield f"{tar}: is not a shard of this version"
+        if sum(counts) != part["samples"]:
+            yield f"{MANIFEST_PATH}: the shards of {split} do not add up to {part['samples']} samples"
+        if counts and max(counts) - min(counts) > 1:
+            yield f"{MANIFEST_PATH}: the shards of {split} differ by more than one sample"
+    if manifest["samples"] != sum(part["samples"] for part in manifest["splits"].values()):
+        yield f"{MANIFEST_PATH}: the splits do not add up to {manifest['samples']} samples"
+    tars = {path.rsplit("/", 1)[-1] for path in root.fs.ls(root.path(""), detail=False) if path.endswith(".tar")}
+    yield from (f"{tar}: is not a shard of this version" for tar in sorted(tars - set(shards)))
 
 
-def _check_index(root: Root, manifest: Mapping[str, Any], shards: list[dict[str, Any]]) -> Iterator[str]:
-    """The index as a whole: its bytes, order, positions, splits and guard, counts, digests, keys."""
+def _side_problems(root: Root, manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Files for other readers that are missing or say something else than the manifest."""
+    for path, content in side_files(manifest).items():
+        if not root.exists(path):
+            yield f"{path}: is missing"
+        elif root.read_bytes(path) != content:
+            yield f"{path}: does not say what the manifest says"
+    if not root.exists(CARD_PATH):
+        yield f"{CARD_PATH}: is missing"
+        return
+    parts = root.read_bytes(CARD_PATH).decode().split("---\n", 2)
     try:
-        with root.fs.open(root.path(INDEX_PATH), "rb") as file:
-            digest = hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
-        if digest != manifest["index"]["digest"]:
-            yield f"{INDEX_PATH}: is not the index of version {manifest['version']}: its digest differs"
-        index = pq.ParquetFile(root.path(INDEX_PATH), filesystem=root.fs)
-    except (OSError, pa.ArrowInvalid) as error:
-        yield f"{INDEX_PATH}: cannot be read: {str(error).splitlines()[0]}"
-        return
-    wanted = {"_healpix_29", "ra", "dec", "split", *SHARD_COLUMNS, *(scalar["name"] for scalar in manifest["scalars"])}
-    if missing := sorted(wanted - set(index.schema_arrow.names)):
-        yield f"{INDEX_PATH}: lacks the columns {', '.join(missing)}"
-        return
-    rule = SplitRule.model_validate(manifest["recipe"]["split"])
-    split_of_shard = {shard["name"]: shard["split"] for shard in shards}
-    per_shard: Counter[str] = Counter()
-    splits_of_cell: dict[int, str] = {}
-    hashes: list[np.ndarray[Any, np.dtype[np.uint64]]] = []
-    total, last = 0, -1
-    for batch in index.iter_batches(columns=["key", "_healpix_29", "ra", "dec", "split", "shard", "digest"]):
-        keys, splits = batch["key"].to_pylist(), batch["split"].to_pylist()
-        pixel, ra, dec = (batch[name].to_numpy() for name in ("_healpix_29", "ra", "dec"))
-        if np.any(np.diff(pixel, prepend=last) < 0):
-            yield f"{INDEX_PATH}: rows are not in sky order"
-        last = int(pixel[-1])
-        names = np.array(SPLITS)[split_of(pixel, rule)]
-        yield from (f"{INDEX_PATH}: {keys[row]}: is in {splits[row]}, its sky belongs to {names[row]}" for row in np.flatnonzero(names != np.array(splits)))  # fmt: skip
-        yield from (f"{INDEX_PATH}: {keys[row]}: _healpix_29 is not that of its position" for row in np.flatnonzero(healpix29(ra, dec) != pixel))  # fmt: skip
-        yield from (f"{INDEX_PATH}: {keys[row]}: lies within {rule.guard_arcsec:g} arcsec of another split" for row in np.flatnonzero(near_other_split(ra, dec, rule)))  # fmt: skip
-        for cell, split in sorted(set(zip(pixels_at(pixel, rule.order).tolist(), splits, strict=True))):
-            if splits_of_cell.setdefault(cell, split) != split:
-                yield f"{INDEX_PATH}: cell {cell} of order {rule.order} is in both {splits_of_cell[cell]} and {split}"
-        for (shard, split), count in Counter(zip(batch["shard"].to_pylist(), splits, strict=True)).items():
-            per_shard[shard] += count
-            if split_of_shard.get(shard, split) != split:
-                yield f"{INDEX_PATH}: {count} samples of {split} are in {shard}"
-        total += sum(int.from_bytes(digest, "big") for digest in batch["digest"].to_pylist())
-        hashes.append(np.fromiter((xxhash.xxh3_64_intdigest(key.encode()) for key in keys), np.uint64))
-    for shard in sorted(per_shard.keys() | split_of_shard.keys()):
-        counted = {entry["name"]: entry["samples"] for entry in shards}.get(shard, 0)
-        if per_shard[shard] != counted:
-            yield f"{INDEX_PATH}: has {per_shard[shard]} samples of {shard}, the manifest {counted}"
-    if f"{total % 2**128:032x}" != manifest["set_digest"]:
-        yield f"{INDEX_PATH}: the digests of the samples do not add up to the set's"
-    yield from _check_keys(index, np.concatenate(hashes) if hashes else np.zeros(0, np.uint64))
+        head = yaml.safe_load(parts[1]) if len(parts) == 3 else None
+    except yaml.YAMLError:
+        head = None
+    wanted = front_matter(manifest)
+    if not isinstance(head, dict) or any(head.get(key) != wanted[key] for key in ("configs", "dataset_info")):
+        yield f"{CARD_PATH}: its front matter does not describe this set"

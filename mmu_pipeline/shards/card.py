@@ -1,0 +1,91 @@
+"""The manifest of a set -> README.md: a Hugging Face dataset card with typed features, and what a person should know first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import jinja2
+import yaml
+
+CARD_PATH = "README.md"
+ARRAY_FEATURES = {2: "array2_d", 3: "array3_d", 4: "array4_d", 5: "array5_d"}
+NON_COMMERCIAL = re.compile(
+    r"\bNC\b|non-?commercial|(?:for|only for|free for) (?:scientific )?research|research (?:use )?only", re.I
+)
+SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+
+
+def card_of(manifest: Mapping[str, Any]) -> str:
+    """The card of a set. `load_dataset(folder)` reads its front matter: the files of each split, and the type of every value."""
+    present = {name: split for name, split in manifest["splits"].items() if split["samples"]}
+    return _template().render(
+        manifest=manifest,
+        front_matter=yaml.safe_dump(front_matter(manifest), sort_keys=False, allow_unicode=True, width=120),
+        splits=present,
+        warning=licence_warning(manifest),
+        first=next(iter(present), "train"),
+    )
+
+
+def front_matter(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The machine-readable head of the card."""
+    data_files = [{"split": name, "path": f"{name}-*.tar"} for name, split in manifest["splits"].items() if split["samples"]]
+    size = next((name for limit, name in SIZES if manifest["samples"] < limit), "n>10M")
+    return {
+        "pretty_name": manifest["title"],
+        "license": "other",
+        "license_name": "see-licences-of-the-surveys",
+        "tags": ["astronomy", "webdataset", *sorted({survey["modality"] for survey in manifest["surveys"]})],
+        "size_categories": [size],
+        "configs": [{"config_name": "default", "data_files": data_files}],
+        "dataset_info": {"features": features(manifest)},
+    }
+
+
+def features(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Types of a sample as `datasets.Features` writes them. Without, a null or an empty array among the first samples misleads."""
+    arrays = [{"name": f"{member['name']}.npy", **_array(member["dtype"], member["shape"])} for member in manifest["members"]]
+    record = {"name": "json", "struct": [_value(scalar) for scalar in manifest["scalars"]]}
+    return [*arrays, record, {"name": "__key__", "dtype": "string"}, {"name": "__url__", "dtype": "string"}]
+
+
+def _array(dtype: str, shape: list[int | str]) -> dict[str, Any]:
+    if len(shape) == 1:
+        return {"list": dtype} | ({} if isinstance(shape[0], str) else {"length": shape[0]})
+    if len(shape) in ARRAY_FEATURES and not any(isinstance(size, str) for size in shape):
+        return {"dtype": {ARRAY_FEATURES[len(shape)]: {"shape": list(shape), "dtype": dtype}}}
+    return {"list": _array(dtype, shape[1:]) if len(shape) > 2 else {"list": dtype}}
+
+
+def _value(scalar: Mapping[str, Any]) -> dict[str, Any]:
+    if "length" in scalar:
+        return {"name": scalar["name"], "list": scalar["dtype"], "length": scalar["length"]}
+    return {"name": scalar["name"], "dtype": scalar["dtype"]}
+
+
+def licence_warning(manifest: Mapping[str, Any]) -> str:
+    """A sentence where the licences of the surveys do not go together, else nothing."""
+    bound = [survey["name"] for survey in manifest["surveys"] if NON_COMMERCIAL.search(survey["licence"])]
+    free = [survey["name"] for survey in manifest["surveys"] if survey["name"] not in bound]
+    if not bound or not free:
+        return ""
+    return (
+        f"The licences differ: {', '.join(bound)} may not be used commercially or only for research, while {', '.join(free)} "
+        "carries no such limit. The set as a whole is bound by the strictest of them."
+    )
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("mmu_pipeline.shards", "."),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # noqa: S701  Markdown, not HTML
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["cell"] = lambda value: " ".join(str(value).replace("|", "\\|").split())
+    return environment.get_template("card.md.j2")

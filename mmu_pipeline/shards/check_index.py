@@ -1,0 +1,107 @@
+"""The index of a set against its manifest -> problems: its bytes, order, positions, splits and guard, counts, digests, keys."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from mmu_pipeline.catalog import SplitRule
+from mmu_pipeline.shards.index import DIGESTS, INDEX_PATH, PLACE, POSITION
+from mmu_pipeline.shards.splits import SPLITS, near_other_split, split_of
+from mmu_pipeline.shards.tar import WRITTEN
+from mmu_pipeline.sky import healpix29, is_position, pixels_at
+from mmu_pipeline.storage import Root
+
+CHECKED = ["key", "_healpix_29", "ra", "dec", "split", "shard", "digest"]
+
+
+def index_problems(root: Root, manifest: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with the index of the set at `root`. Streams over it; holds 8 bytes a sample, to find repeated keys."""
+    try:
+        with root.fs.open(root.path(INDEX_PATH), "rb") as file:
+            if hashlib.file_digest(file, xxhash.xxh3_128).hexdigest() != manifest["index"]["digest"]:
+                yield f"{INDEX_PATH}: is not the index that belongs to version {manifest['version']}: its digest differs"
+            index = pq.ParquetFile(file)
+            wanted = [field.name for field in (*WRITTEN, *POSITION, *PLACE)] + [scalar["name"] for scalar in manifest["scalars"]]
+            if missing := sorted(set(wanted) - set(index.schema_arrow.names)):
+                yield f"{INDEX_PATH}: lacks the columns {', '.join(missing)}"
+                return
+            yield from _content_problems(index, manifest)
+    except (OSError, pa.ArrowException) as error:
+        yield f"{INDEX_PATH}: cannot be read: {str(error).splitlines()[0]}"
+
+
+def _content_problems(index: pq.ParquetFile, manifest: Mapping[str, Any]) -> Iterator[str]:
+    rule = SplitRule.model_validate(manifest["recipe"]["split"])
+    counts: Counter[tuple[str, str]] = Counter()
+    splits_of_cell: dict[int, set[str]] = {}
+    hashes = [np.zeros(0, np.uint64)]
+    total, last = 0, 0
+    for batch in index.iter_batches(columns=CHECKED):
+        pixels, splits = batch["_healpix_29"].to_numpy(), batch["split"].to_pylist()
+        if np.any(np.diff(pixels, prepend=last) < 0):
+            yield f"{INDEX_PATH}: the rows are not in sky order"
+        last = int(pixels[-1]) if len(pixels) else last
+        yield from _row_problems(batch, rule)
+        for cell, split in set(zip(pixels_at(pixels, rule.order).tolist(), splits, strict=True)):
+            splits_of_cell.setdefault(cell, set()).add(split)
+        counts.update(zip(batch["shard"].to_pylist(), splits, strict=True))
+        total += sum(int.from_bytes(digest, "big") for digest in batch["digest"].to_pylist())
+        hashes.append(_hashes(batch["key"]))
+    for cell, found in sorted(splits_of_cell.items()):
+        if len(found) > 1:
+            yield f"{INDEX_PATH}: the cell {cell} of order {rule.order} is in {' and '.join(sorted(found))}"
+    yield from _count_problems(counts, manifest)
+    if f"{total % DIGESTS:032x}" != manifest["set_digest"]:
+        yield f"{INDEX_PATH}: the digests of the samples do not add up to that of the set"
+    yield from _repeated_keys(index, np.concatenate(hashes))
+
+
+def _row_problems(batch: pa.RecordBatch, rule: SplitRule) -> Iterator[str]:
+    """What is wrong with single rows: a position that is none or not that of its pixel, a split that is not that of its sky."""
+    keys, splits = batch["key"].to_pylist(), batch["split"].to_pylist()
+    pixels, ra, dec = (batch[name].to_numpy() for name in ("_healpix_29", "ra", "dec"))
+    placed = is_position(ra, dec)
+    yield from (f"{INDEX_PATH}: {keys[row]}: its position is not on the sky" for row in np.flatnonzero(~placed))
+    ra, dec = np.where(placed, ra, 0.0), np.where(placed, dec, 0.0)
+    moved = placed & (healpix29(ra, dec) != pixels)
+    yield from (f"{INDEX_PATH}: {keys[row]}: its position is not in its pixel" for row in np.flatnonzero(moved))
+    owners = np.array(SPLITS)[split_of(pixels, rule)]
+    for row in np.flatnonzero(owners != np.array(splits)):
+        yield f"{INDEX_PATH}: {keys[row]}: is in {splits[row]}, but its sky belongs to {owners[row]}"
+    for row in np.flatnonzero(near_other_split(ra, dec, rule) & placed):
+        yield f"{INDEX_PATH}: {keys[row]}: lies within {rule.guard_arcsec:g} arcsec of another split"
+
+
+def _count_problems(counts: Counter[tuple[str, str]], manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Samples per shard and split, as the index has them and as the manifest says."""
+    said = {(shard["name"], split): shard["samples"] for split, part in manifest["splits"].items() for shard in part["shards"]}
+    for shard, split in sorted(said.keys() | counts.keys()):
+        if counts[shard, split] != said.get((shard, split), 0):
+            wanted = said.get((shard, split), 0)
+            yield f"{INDEX_PATH}: has {counts[shard, split]} samples of {split} in {shard}, the manifest {wanted}"
+
+
+def _hashes(keys: pa.Array) -> npt.NDArray[np.uint64]:
+    return np.fromiter((xxhash.xxh3_64_intdigest(key.encode()) for key in keys.to_pylist()), np.uint64, len(keys))
+
+
+def _repeated_keys(index: pq.ParquetFile, hashes: npt.NDArray[np.uint64]) -> Iterator[str]:
+    hashes.sort()
+    suspects = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+    if not len(suspects):
+        return
+    batches = (batch["key"] for batch in index.iter_batches(columns=["key"]))
+    among = (keys.filter(pa.array(np.isin(_hashes(keys), suspects))).to_pylist() for keys in batches)
+    for key, times in Counter(chain.from_iterable(among)).items():
+        if times > 1:
+            yield f"{INDEX_PATH}: {key}: the key stands {times} times"

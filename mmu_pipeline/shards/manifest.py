@@ -1,0 +1,165 @@
+"""What was built, from what, and how it fared -> manifest.json: all that readers of a set, its card and its check need."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version as installed
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from mmu_pipeline import __version__
+from mmu_pipeline.catalog import Recipe, Survey
+from mmu_pipeline.shards.index import INDEX_PATH, IndexFacts
+from mmu_pipeline.shards.schema import MemberField, Scalar, sample_members, sample_scalars
+from mmu_pipeline.shards.splits import SPLITS
+
+MANIFEST_PATH = "manifest.json"
+FORMAT_VERSION = 1
+PACKAGES = ("astropy", "healpy", "h5py", "numpy", "orjson", "pyarrow", "scipy", "xxhash")
+"""Libraries that have a say in the bytes of a set."""
+LOCAL_COPY = "a local copy"
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    """One tar of a set."""
+
+    name: str
+    split: str
+    samples: int
+    nbytes: int
+    digest: str
+    """xxh3-128 of the file."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where one survey of a set came from."""
+
+    survey: Survey
+    form: str
+    url: str
+    files: int
+    """Source files read."""
+
+
+@dataclass(frozen=True)
+class Account:
+    """What became of everything that was there to build from."""
+
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """What a reader may want to add up: rows of each survey, candidates, matches, samples."""
+    skipped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Survey or stage -> reason -> rows that are not in the set."""
+    set_aside: Sequence[Mapping[str, str]] = ()
+    """Units that failed, each with stage, unit and reason."""
+
+
+def manifest_of(
+    recipe: Recipe,
+    version: str,
+    shards: Sequence[ShardFile],
+    index: IndexFacts,
+    provenance: Sequence[Provenance],
+    account: Account,
+) -> dict[str, Any]:
+    """The manifest of a set as plain values for JSON. Holds no clock, host, user or credentials: one build, one manifest."""
+    surveys = {entry.survey.name: entry.survey for entry in provenance}
+    return {
+        "format": "mmu_pipeline shards",
+        "format_version": FORMAT_VERSION,
+        "name": recipe.name,
+        "title": recipe.title or recipe.name,
+        "version": version,
+        "samples": index.samples,
+        "set_digest": index.set_digest,
+        "digests": "xxh3-128, hexadecimal; a sample's covers its bytes in the tar; set_digest is their sum modulo 2**128",
+        "index": {"path": INDEX_PATH, "nbytes": index.nbytes, "digest": index.digest},
+        "splits": {name: _split([shard for shard in shards if shard.split == name]) for name in SPLITS},
+        "members": [_member(member) for member in sample_members(recipe, surveys)],
+        "scalars": [_scalar(scalar) for scalar in sample_scalars(recipe, surveys)],
+        "surveys": [_survey(entry) for entry in provenance],
+        "recipe": recipe.model_dump(mode="json", exclude_none=True),
+        "counts": dict(account.counts),
+        "skipped": {where: dict(reasons) for where, reasons in account.skipped.items()},
+        "set_aside": [dict(unit) for unit in account.set_aside],
+        "software": {
+            "mmu_pipeline": __version__,
+            "python": platform.python_version(),
+            **{package: installed(package) for package in PACKAGES},
+        },
+    }
+
+
+def public_url(url: str) -> str:
+    """A URL that may be shown to anyone: without credentials or tokens; places on this machine have no name for others."""
+    clean = re.split(r"[?#]", re.sub(r"//[^/@]*@", "//", url))[0]
+    host = re.match(r"(?:.*::)?(\w[\w+.-]*)://([^/:]*|\[[^\]]*\])", clean)
+    if host is None or host[1] in ("file", "local", "memory") or re.fullmatch(r"localhost|127\..*|\[::1\]|0\.0\.0\.0", host[2]):
+        return LOCAL_COPY
+    return clean
+
+
+def dtype_name(type_: pa.DataType) -> str:
+    """Our name of an Arrow type of a scalar: string, bool, int64, float32 and so on."""
+    return "string" if pa.types.is_string(type_) else np.dtype(type_.to_pandas_dtype()).name
+
+
+def _split(shards: Sequence[ShardFile]) -> dict[str, Any]:
+    return {
+        "samples": sum(shard.samples for shard in shards),
+        "nbytes": sum(shard.nbytes for shard in shards),
+        "shards": [{"name": s.name, "samples": s.samples, "nbytes": s.nbytes, "digest": s.digest} for s in shards],
+    }
+
+
+def _member(member: MemberField) -> dict[str, Any]:
+    declared = member.field
+    facts = {
+        "name": member.name,
+        "survey": member.survey,
+        "field": declared.name,
+        "dtype": declared.dtype,
+        "shape": list(declared.shape),
+        "unit": declared.unit,
+        "description": declared.description,
+        "bands": list(declared.bands),
+        "zero_point": declared.zero_point,
+        "pixel_scale_arcsec": declared.pixel_scale_arcsec,
+        "mask": declared.mask,
+        "ivar": declared.ivar,
+        "true_means": "good" if declared.true_means else None,
+    }
+    return {key: value for key, value in facts.items() if value not in (None, [], "") or key == "shape"}
+
+
+def _scalar(scalar: Scalar) -> dict[str, Any]:
+    fixed = pa.types.is_fixed_size_list(scalar.type)
+    facts = {"name": scalar.name, "dtype": dtype_name(scalar.type.value_type if fixed else scalar.type)}
+    if fixed:
+        facts["length"] = scalar.type.list_size
+    texts = {"unit": scalar.unit, "description": scalar.description}
+    return facts | {key: text for key, text in texts.items() if text}
+
+
+def _survey(entry: Provenance) -> dict[str, Any]:
+    survey, form = entry.survey, entry.survey.forms[entry.form]
+    return {
+        "name": survey.name,
+        "title": survey.title,
+        "modality": survey.modality,
+        "release": survey.release,
+        "homepage": survey.homepage,
+        "licence": survey.licence,
+        "citation": survey.citation,
+        "form": entry.form,
+        "published_at": public_url(form.url) if form.url else "",
+        "read_from": public_url(entry.url),
+        "files": entry.files,
+        "known_faults": list(form.faults),
+    }
