@@ -8,8 +8,9 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -23,7 +24,7 @@ from fsspec.core import url_to_fs
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from mmu_pipeline.catalog import Form
-from mmu_pipeline.errors import BadInput, Unreachable
+from mmu_pipeline.errors import BadInput, BrokenSource, Unreachable
 from mmu_pipeline.storage import digest
 
 CELL_FOLDER = re.compile(r"healpix=0*(\d+)")
@@ -224,6 +225,18 @@ def fetch(file: SourceFile, cache: str) -> Path:
             failures.append(str(error))
     raise Unreachable("no place gave this file whole", file=public_url(file.urls[0]), tried="; ".join(failures),
                       hint="check the URL and the network, then run again: only what is missing is fetched")  # fmt: skip
+
+
+@contextmanager
+def reading(file: SourceFile, cache: str) -> Iterator[Path]:
+    """A local path with the content of a source file; what a reader finds wrong with it is told by the file's own place."""
+    path = fetch(file, cache)
+    try:
+        yield path
+    except BrokenSource as error:
+        if str(error.where.get("file")) == str(path):
+            error.where["file"] = public_url(file.urls[0])
+        raise
 
 
 def _is_cached(file: SourceFile, target: Path, note: Path) -> bool:

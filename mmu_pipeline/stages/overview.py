@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from mmu_pipeline.stages.build import STAGES, Build, Unit
 from mmu_pipeline.stages.download import SourceFile, public_url
-from mmu_pipeline.stages.pipeline import stage_receipts, units_of
+from mmu_pipeline.stages.pipeline import set_aside_of, stage_receipts, units_of
 from mmu_pipeline.stages.publish import LATEST
-from mmu_pipeline.storage import Receipt, valid_receipt
+from mmu_pipeline.storage import valid_receipt
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,6 @@ def _survey_plan(build: Build, name: str, units: list[Unit]) -> SurveyPlan:
         open_units=len(units) - len(found),
         open_bytes=sum(unit.weight for unit in units if known[unit.name] is None),
     )
-
-
-def set_aside_of(receipts: list[Receipt]) -> list[dict[str, str]]:
-    """stage, unit and reason of each unit that is not whole."""
-    return [{"stage": r.stage, "unit": r.unit, "reason": r.reason} for r in receipts if r.status != "done"]
 
 
 def status(build: Build) -> Status:

@@ -132,6 +132,11 @@ def stage_receipts(build: Build, stage: str) -> list[Receipt]:
     return read_receipts(build, stage, names)
 
 
+def set_aside_of(receipts: Iterable[Receipt]) -> list[dict[str, str]]:
+    """stage, unit and reason of each unit that is not whole."""
+    return [{"stage": r.stage, "unit": r.unit, "reason": r.reason} for r in receipts if r.status != "done"]
+
+
 def _scan_units(build: Build) -> list[Unit]:
     units: list[Unit] = []
     primary_files = _listed(build, build.recipe.primary.survey, _wanted_cells(build, build.recipe.primary.survey, build.cells))

@@ -12,7 +12,7 @@ from mmu_pipeline.shards.index import write_index
 from mmu_pipeline.shards.manifest import MANIFEST_PATH, Account, Provenance, ShardFile, manifest_of
 from mmu_pipeline.shards.side_files import side_files, tar_index, tar_index_path
 from mmu_pipeline.stages.build import STAGES, Build
-from mmu_pipeline.stages.pipeline import stage_receipts
+from mmu_pipeline.stages.pipeline import set_aside_of, stage_receipts
 from mmu_pipeline.stages.shards import aside_folder, plan_of, plan_path
 from mmu_pipeline.stages.verify import verify
 from mmu_pipeline.storage import Receipt, shard_folder
@@ -44,12 +44,7 @@ def publish(build: Build) -> Published:
     version = plan["version"]
     folder = shard_folder(build.recipe.name, version)
     receipts = {stage: stage_receipts(build, stage) for stage in STAGES}
-    set_aside = [
-        {"stage": stage, "unit": receipt.unit, "reason": receipt.reason}
-        for stage, found in receipts.items()
-        for receipt in found
-        if receipt.status != "done" and not (plan["pieces"] == [] and stage in ("samples", "shards"))
-    ]
+    set_aside = set_aside_of(receipt for found in receipts.values() for receipt in found)
     reused = build.root.exists(f"{folder}/{MANIFEST_PATH}")
     if not reused:
         _seal(build, plan, receipts, set_aside)

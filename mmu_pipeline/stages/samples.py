@@ -16,11 +16,11 @@ from mmu_pipeline.readers import reader
 from mmu_pipeline.shards.index import piece_index
 from mmu_pipeline.shards.samples import Sample, sample_key
 from mmu_pipeline.shards.schema import sample_members, sample_scalars
-from mmu_pipeline.shards.splits import SPLITS, near_other_split
+from mmu_pipeline.shards.splits import near_other_split
 from mmu_pipeline.shards.tar import write_samples
 from mmu_pipeline.sky import CELL_ORDER, Cell, Int, margin_ranges
 from mmu_pipeline.stages.build import Build, Unit
-from mmu_pipeline.stages.download import SourceFile, fetch
+from mmu_pipeline.stages.download import SourceFile, reading
 from mmu_pipeline.stages.match import Sky
 from mmu_pipeline.stages.objects import read_objects
 from mmu_pipeline.storage import Receipt, match_folder, partition_path
@@ -46,14 +46,14 @@ def run(unit: Unit, build: Build) -> Receipt:
     moved: Counter[str] = Counter()
     with build.root.writing(f"{stem}.tar") as file:
         written = write_samples(file, _samples(build, matches, keys, records, moved))
-    positions = (matches[name].to_numpy() for name in ("_healpix_29", "ra", "dec"))
-    index = piece_index(written, *positions, records, recipe)
+    index29, ra, dec = (matches[name].to_numpy() for name in ("_healpix_29", "ra", "dec"))
+    index = piece_index(written, index29, ra, dec, records, recipe)
     build.root.write_table(f"{stem}.parquet", index)
     return Receipt(
         stage="samples", unit=unit.name, fingerprint=unit.fingerprint, rows_in=total, rows_out=len(index),
         skipped={GUARDED: total - len(index)} if total > len(index) else {},
         outputs={path: build.root.size(path) or 0 for path in (f"{stem}.tar", f"{stem}.parquet")},
-        facts={"array_bytes": dict(moved), "splits": {SPLITS[code]: count for code, count in Counter(index["split"].to_pylist()).items()}},
+        facts={"array_bytes": dict(moved)},
     )  # fmt: skip
 
 
@@ -142,9 +142,9 @@ def _arrays(
     for code, relative in enumerate(files.dictionary.to_pylist() if members else ()):
         here = np.flatnonzero(codes == code)
         urls = tuple(f"{place.rstrip('/')}/{relative}" for place in (source.url, *source.mirrors))
-        path = fetch(SourceFile(relative, urls), build.cache)
-        read = reader(survey.forms[source.form].reader).read_arrays
-        found = read(survey, source.form, path, rows[here], [ids[row] for row in here], members)
+        with reading(SourceFile(relative, urls), build.cache) as path:
+            read = reader(survey.forms[source.form].reader).read_arrays
+            found = read(survey, source.form, path, rows[here], [ids[row] for row in here], members)
         for field in members:
             for row, array in zip(here, found[field.name], strict=True):
                 result[field.name][row] = array

@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 
 from mmu_pipeline.catalog import Survey
 from mmu_pipeline.errors import BrokenSource
-from mmu_pipeline.readers import ObjectRows, reader
+from mmu_pipeline.readers import reader
 from mmu_pipeline.sky import CELL_ORDER, healpix29, is_position, pixels_at
 from mmu_pipeline.stages.build import Build, Unit
-from mmu_pipeline.stages.download import SourceFile, fetch
+from mmu_pipeline.stages.download import SourceFile, reading
 from mmu_pipeline.storage import Receipt, digest
 
 NOT_MEMBER = {"unlisted": "not in the survey's list of members", "missing": "in the survey's list of members, but not there"}
@@ -89,7 +89,8 @@ def _objects_of(survey: Survey, build: Build, file: SourceFile) -> tuple[pa.Tabl
     if file.state != "listed":
         skip = pa.table([[file.relative], [0], [""], [NOT_MEMBER[file.state]]], schema=SKIPPED_SCHEMA)
         return object_schema(survey).empty_table(), skip
-    found: ObjectRows = reader(survey.forms[source.form].reader).read_objects(survey, source.form, fetch(file, build.cache))
+    with reading(file, build.cache) as path:
+        found = reader(survey.forms[source.form].reader).read_objects(survey, source.form, path)
     ra, dec = (found.table[name].to_numpy(zero_copy_only=False).astype(np.float64) for name in ("ra", "dec"))
     good = is_position(ra, dec)
     table = found.table.filter(pa.array(good))

@@ -1,0 +1,112 @@
+"""Listing and fetching from real servers on loopback: faults are retried, checked and told."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from mmu_pipeline.catalog import Form
+from mmu_pipeline.errors import BadInput, Unreachable
+from mmu_pipeline.simulate.serve import Busy, CutShort, serving
+from mmu_pipeline.stages import download
+from mmu_pipeline.stages.download import SourceFile, detect_form, fetch, list_files, public_url
+
+CELLS = Form(reader="mmu_v1", files=("healpix=*/*.hdf5", "healpix=*/*.h5"), cut_by_cell=True)
+FLAT = Form(reader="snana", files=("*.txt",))
+
+
+@pytest.fixture(autouse=True)
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "wait_random_exponential", lambda *_, **__: lambda _state: 0.01)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    folder = tmp_path / "place"
+    for name in ("healpix=1/a.hdf5", "healpix=0011/b.h5", "healpix=11/c.hdf5", "healpix=110/d.hdf5", "other/e.hdf5", "f.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode() * 1000)
+    return folder
+
+
+def test_cells_are_exact_path_components_padded_or_not(place: Path) -> None:
+    for url in (str(place), f"file://{place}"):
+        assert [(f.relative, f.cell) for f in list_files(CELLS, url)] == [
+            ("healpix=0011/b.h5", 11), ("healpix=1/a.hdf5", 1), ("healpix=11/c.hdf5", 11), ("healpix=110/d.hdf5", 110),
+        ]  # fmt: skip
+        assert [f.relative for f in list_files(CELLS, url, cells=[1])] == ["healpix=1/a.hdf5"]
+        assert [f.relative for f in list_files(CELLS, url, cells=[11])] == ["healpix=0011/b.h5", "healpix=11/c.hdf5"]
+
+
+def test_the_same_listing_over_http_with_sizes_and_tags(place: Path) -> None:
+    with serving(place) as server:
+        over_http = list_files(CELLS, server.url)
+    assert [f.relative for f in over_http] == [f.relative for f in list_files(CELLS, str(place))]
+    assert all(f.size == len(f.relative) * 1000 and f.tag for f in over_http)
+
+
+def test_a_form_is_told_by_the_files_that_are_there(place: Path) -> None:
+    assert detect_form({"flat": FLAT, "cells": CELLS}, str(place)) == "flat"
+    (place / "f.txt").unlink()
+    assert detect_form({"flat": FLAT, "cells": CELLS}, str(place)) == "cells"
+    assert detect_form({"flat": FLAT}, str(place)) is None
+    with pytest.raises(BadInput, match="no file of this survey"):
+        list_files(FLAT, str(place))
+
+
+def source(url: str, name: str, **known: object) -> SourceFile:
+    return SourceFile(name, (f"{url}/{name}",), **known)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("fault", [Busy(2), CutShort(2), CutShort(1, keep=0.0)])
+def test_passing_faults_are_retried(place: Path, tmp_path: Path, fault: Busy | CutShort) -> None:
+    with serving(place, {"f.txt": fault}) as server:
+        path = fetch(source(server.url, "f.txt", size=5000), str(tmp_path / "cache"))
+        assert path.read_bytes() == (place / "f.txt").read_bytes()
+        again = fetch(source(server.url, "f.txt", size=5000), str(tmp_path / "cache"))
+        assert again == path
+        assert server.requests["f.txt"] == fault.times + 1
+
+
+@pytest.mark.parametrize("fault", [Busy(99), CutShort(99)])
+def test_lasting_faults_end_unreachable_and_leave_nothing(place: Path, tmp_path: Path, fault: Busy | CutShort) -> None:
+    with serving(place, {"f.txt": fault}) as server, pytest.raises(Unreachable, match="no place gave this file whole"):
+        fetch(source(server.url, "f.txt", size=5000), str(tmp_path / "cache"))
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+def test_a_mirror_takes_over(place: Path, tmp_path: Path) -> None:
+    with serving(place, {"f.txt": Busy(99)}) as broken, serving(place) as mirror:
+        file = SourceFile("f.txt", (f"{broken.url}/f.txt", f"{mirror.url}/f.txt"))
+        assert fetch(file, str(tmp_path / "cache")).read_bytes() == (place / "f.txt").read_bytes()
+
+
+def test_a_wrong_checksum_is_not_accepted(place: Path, tmp_path: Path) -> None:
+    good = hashlib.sha256((place / "f.txt").read_bytes()).hexdigest()
+    with serving(place) as server:
+        assert fetch(source(server.url, "f.txt", sha256=good), str(tmp_path / "one")).is_file()
+        with pytest.raises(Unreachable, match="published is 0000"):
+            fetch(source(server.url, "f.txt", sha256="0" * 64), str(tmp_path / "two"))
+
+
+def test_a_cached_file_of_another_version_is_fetched_again(place: Path, tmp_path: Path) -> None:
+    with serving(place) as server:
+        fetch(source(server.url, "f.txt", tag="one"), str(tmp_path / "cache"))
+        (place / "f.txt").write_bytes(b"new")
+        path = fetch(source(server.url, "f.txt", tag="two"), str(tmp_path / "cache"))
+        assert path.read_bytes() == b"new"
+        path.write_bytes(b"cut")
+        path.write_bytes(b"cu")
+        assert fetch(source(server.url, "f.txt", tag="two"), str(tmp_path / "cache")).read_bytes() == b"new"
+
+
+def test_no_server_at_all_is_told_in_one_error() -> None:
+    with pytest.raises(Unreachable, match="cannot be read"):
+        list_files(FLAT, "http://127.0.0.1:9/nothing")
+
+
+def test_urls_are_shown_without_secrets() -> None:
+    assert public_url("https://me:secret@host:8000/a/b?token=1#x") == "https://host:8000/a/b"
+    assert public_url("/data/x") == "/data/x"
