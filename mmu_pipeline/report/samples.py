@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +12,7 @@ from astropy.stats import mad_std
 from astropy.visualization import make_lupton_rgb
 from matplotlib.axes import Axes
 
-from mmu_pipeline.catalog import Survey
-from mmu_pipeline.fields import Array, Field
+from mmu_pipeline.fields import Array
 from mmu_pipeline.report.ink import BAND_COLOURS, SURVEY_COLOURS
 from mmu_pipeline.shards.samples import Sample
 from mmu_pipeline.sky import Float
@@ -25,7 +24,6 @@ LINES = {
 SPECTRUM_BINS = 900
 RGB_WEIGHTS = (0.85, 1.0, 1.3)
 """Of the red, green and blue plane: turns the colours of stars from yellow to white."""
-Value = TypeVar("Value")
 FILLED = ("o", "s", "^", "D", "v", "P")
 
 
@@ -33,36 +31,35 @@ FILLED = ("o", "s", "^", "D", "v", "P")
 class Part:
     """What a sample holds of one survey that has its object."""
 
-    survey: Survey
+    survey: Mapping[str, Any]
+    """The survey's entry in the manifest."""
     arrays: Mapping[str, Array]
     """Field name -> array."""
+    members: Mapping[str, Mapping[str, Any]]
+    """Field name -> its entry in the manifest: dtype, shape, unit, bands, zero_point, mask, ivar where it has them."""
     record: Mapping[str, Any]
     """The sample's JSON keys of this survey, without the prefix."""
 
-    def field(self, name: str) -> Field:
-        return self.survey.field(name)
 
-
-def parts_of(sample: Sample, surveys: Mapping[str, Survey]) -> list[Part]:
+def parts_of(sample: Sample, manifest: Mapping[str, Any]) -> list[Part]:
     """The parts of a sample, primary first; counterparts that are absent are left out."""
     parts = []
-    for name, survey in surveys.items():
+    for survey in manifest["surveys"]:
+        name = survey["name"]
         if sample.record.get(f"has_{name}", True):
-            arrays, record = _of(f"{name}.", sample.arrays), _of(f"{name}_", sample.record)
-            parts.append(Part(survey, arrays, record))
+            members = {member["field"]: member for member in manifest["members"] if member["survey"] == name}
+            arrays = {field: sample.arrays[f"{name}.{field}"] for field in members}
+            scalars = [scalar["name"] for scalar in manifest["scalars"] if scalar["name"].startswith(f"{name}_")]
+            parts.append(Part(survey, arrays, members, {key.removeprefix(f"{name}_"): sample.record[key] for key in scalars}))
     return parts
 
 
-def _of(prefix: str, items: Mapping[str, Value]) -> dict[str, Value]:
-    return {key.removeprefix(prefix): value for key, value in items.items() if key.startswith(prefix)}
-
-
-def image_field(part: Part) -> Field | None:
+def image_field(part: Part) -> str | None:
     """The field of a part that is an image in several bands, None if there is none."""
-    companions = {name for field in part.survey.fields for name in (field.ivar, field.mask)}
+    companions = {member.get(kind) for member in part.members.values() for kind in ("ivar", "mask")}
     for name, array in part.arrays.items():
-        if array.ndim == 3 and len(part.field(name).bands) == len(array) and name not in companions:
-            return part.field(name)
+        if array.ndim == 3 and len(part.members[name].get("bands", ())) == len(array) and name not in companions:
+            return name
     return None
 
 
@@ -81,16 +78,16 @@ def plain_arrays(part: Part) -> list[str]:
     return [name for name, array in part.arrays.items() if array.ndim == 1 and array.dtype.kind == "f" and array.size]
 
 
-def colour_image(part: Part, field: Field) -> npt.NDArray[np.uint8]:
+def colour_image(part: Part, field: str) -> npt.NDArray[np.uint8]:
     """Colour composite (height, width, 3) after Lupton et al. 2004, PASP 116, 133; row 0 at the bottom.
 
     Red, green and blue are i, r, g where the image has them, else three of its bands from long to short wavelength.
     """
-    bands = list(field.bands)
+    bands = part.members[field]["bands"]
     wanted = [band for band in ("i", "r", "g") if band in bands]
     if len(wanted) < 3:
         wanted = [bands[at] for at in np.linspace(len(bands) - 1, 0, 3).round().astype(int)]
-    planes = np.asarray(part.arrays[field.name], float)
+    planes = np.asarray(part.arrays[field], float)
     red, green, blue = (
         np.nan_to_num(planes[bands.index(band)]) * weight for band, weight in zip(wanted, RGB_WEIGHTS, strict=True)
     )
@@ -109,7 +106,7 @@ def draw_spectrum(axes: Axes, part: Part, bins: int = SPECTRUM_BINS) -> None:
     axes.set_ylim(min(0.0, low) - 0.05 * (high - low), high + 0.28 * (high - low))
     axes.set_xlim(wavelength[0], wavelength[-1])
     axes.set_xlabel("wavelength (Å)")
-    axes.set_ylabel(_flux_label(part.field("flux")))
+    axes.set_ylabel(_flux_label(part.members["flux"]))
     redshift = part.record.get("z") or part.record.get("redshift") or 0.0
     for name, rest in LINES.items() if redshift > 0.003 else ():
         at = rest * (1 + redshift)
@@ -121,11 +118,10 @@ def draw_spectrum(axes: Axes, part: Part, bins: int = SPECTRUM_BINS) -> None:
 def _binned(part: Part, bins: int) -> tuple[Float, Float, Float]:
     """Wavelength, flux and its error, averaged by weight into at most `bins` bins; NaN where nothing is known."""
     wavelength, flux = (np.asarray(part.arrays[name], np.float64) for name in ("wavelength", "flux"))
-    field = part.field("flux")
-    has_errors = field.ivar is not None and field.ivar in part.arrays
-    weight = np.asarray(part.arrays[field.ivar or ""], np.float64) if has_errors else np.ones_like(flux)
-    if field.mask is not None and field.mask in part.arrays:
-        weight = weight * np.asarray(part.arrays[field.mask], np.float64)
+    ivar, mask = (part.arrays.get(part.members["flux"].get(kind, "")) for kind in ("ivar", "mask"))
+    weight = np.ones_like(flux) if ivar is None else np.asarray(ivar, np.float64)
+    if mask is not None:
+        weight = weight * np.asarray(mask, np.float64)
     step = max(1, -(-len(flux) // bins))
     edges = np.arange(0, len(flux), step)
     total = np.add.reduceat(weight, edges)
@@ -133,16 +129,17 @@ def _binned(part: Part, bins: int) -> tuple[Float, Float, Float]:
     mean = np.full(len(edges), np.nan)
     mean[good] = np.add.reduceat(weight * np.nan_to_num(flux), edges)[good] / total[good]
     error = np.full(len(edges), np.nan)
-    if has_errors:
+    if ivar is not None:
         error[good] = total[good] ** -0.5 * np.sqrt(step)
     centre = np.add.reduceat(wavelength, edges) / np.diff([*edges, len(flux)])
     return centre, mean, np.nan_to_num(error)
 
 
-def _flux_label(field: Field) -> str:
-    if "Angstrom" in field.unit and "1e-17" in field.unit:
+def _flux_label(member: Mapping[str, Any]) -> str:
+    unit = member.get("unit", "")
+    if "Angstrom" in unit and "1e-17" in unit:
         return "flux (10⁻¹⁷ erg s⁻¹ cm⁻² Å⁻¹)"
-    return f"{field.name} ({field.unit})" if field.unit else field.name
+    return f"{member['field']} ({unit})" if unit else str(member["field"])
 
 
 def draw_light_curve(axes: Axes, part: Part) -> None:
@@ -150,7 +147,7 @@ def draw_light_curve(axes: Axes, part: Part) -> None:
     quantity = "flux" if part.arrays.get("flux", np.zeros(0)).size else "mag"
     time, code, value = (np.asarray(part.arrays[name]) for name in ("time", "band", quantity))
     error = part.arrays.get(f"{quantity}_err")
-    names = part.field("band").bands
+    names = part.members["band"]["bands"]
     for number, at in enumerate(np.unique(code)):
         band, here = names[int(at)], code == at
         spread = None if error is None else np.asarray(error)[here]
@@ -159,7 +156,7 @@ def draw_light_curve(axes: Axes, part: Part) -> None:
             color=BAND_COLOURS.get(band[:1], "#6b7785"), label=band,
         )  # fmt: skip
     axes.axhline(0, color="#8a94a0", linewidth=0.5, zorder=0) if quantity == "flux" else axes.invert_yaxis()
-    zero_point = part.field(quantity).zero_point
+    zero_point = part.members[quantity].get("zero_point")
     axes.set_xlabel("time (MJD)")
     axes.set_ylabel(f"{quantity} (zero point {zero_point:g})" if zero_point else quantity)
     axes.legend(ncols=max(1, min(8, len(np.unique(code)))), loc="upper right", handletextpad=0.1, columnspacing=0.9)
