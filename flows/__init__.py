@@ -1,0 +1,30 @@
+"""Prefect flows and deployments: the only place that imports prefect. Defaults here make a flow run alone, calling nobody."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+QUIET_DEFAULTS = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
+    "PREFECT_TELEMETRY_ENABLE_RESOURCE_METRICS": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+}
+EMBEDDED_DEFAULTS = {
+    "PREFECT_HOME": str(user_cache_path("mmu_pipeline") / "prefect"),
+    "PREFECT_SERVER_EPHEMERAL_ENABLED": "true",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
+    "PREFECT_LOGGING_LEVEL": "WARNING",
+}
+"""Where no server is named: one of our own on loopback for the time of the flow, with its records in a folder of its own."""
+
+for _name, _value in (QUIET_DEFAULTS if "PREFECT_API_URL" in os.environ else QUIET_DEFAULTS | EMBEDDED_DEFAULTS).items():
+    os.environ.setdefault(_name, _value)
+
+if "PREFECT_API_URL" not in os.environ:
+    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)

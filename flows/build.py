@@ -1,0 +1,219 @@
+"""A recipe -> a published shard set: each stage dealt out in groups of neighbouring cells, a Prefect task run per group.
+
+The tasks run in a few threads of the flow's process and drive one Dask client between them; the units themselves run on Dask.
+Prefect's records are for people: what is finished is told by the receipts under the root alone. A build that had to set
+cells aside ends Completed under the name `Cells set aside` and publishes what is whole; the next run retries just those.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, cast
+from uuid import UUID
+
+import numpy as np
+from distributed import Client
+from prefect import State, flow, task
+from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture
+from prefect.states import Completed
+from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.tasks import exponential_backoff
+from prefect.utilities.annotations import quote
+
+from mmu_pipeline.cluster import BATCH_UNITS, ClusterLost, Patience, open_client, run_units
+from mmu_pipeline.progress import Tally, sentence, shown, size
+from mmu_pipeline.stages.build import STAGES, Build, Outcome, Unit
+from mmu_pipeline.stages.pipeline import finish_stage, run_unit, units_of
+from mmu_pipeline.stages.prepare import claim_root, prepare
+from mmu_pipeline.stages.publish import Published, publish
+from mmu_pipeline.storage import valid_receipt
+
+GROUPS_AT_ONCE = 4
+"""Prefect task runs at a time: enough that the tail of one group leaves no worker idle."""
+MOST_GROUPS = 16
+"""Of one stage. A task run costs about 0.1 s, so a stage of a thousand cells does not get a thousand."""
+UNITS_PER_GROUP = 8
+"""Below this a stage gets fewer groups."""
+SHOW_EVERY_S = 0.5
+ARTIFACT_EVERY_S = 5.0
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a build made, small enough to print."""
+
+    recipe: str
+    version: str
+    url: str
+    samples: int
+    reused: bool
+    """Whether this version was there already."""
+    set_aside: tuple[dict[str, str], ...]
+    """stage, unit and reason of each unit that is not whole."""
+    stages: tuple[Tally, ...]
+    seconds: float
+
+
+def neighbours(units: Sequence[Unit], most: int = MOST_GROUPS) -> list[list[Unit]]:
+    """Units in runs along the sky, at most `most` of them, of about equal weight. Every unit is in one, none is empty."""
+    ordered = sorted(units, key=lambda unit: (-1 if unit.cell is None else unit.cell, unit.name))
+    weight = np.array([max(unit.weight, 1) for unit in ordered], np.float64)
+    groups = min(most, -(-len(units) // UNITS_PER_GROUP))
+    which = (np.cumsum(weight) - weight / 2) * groups // max(weight.sum(), 1)
+    return [[ordered[row] for row in np.flatnonzero(which == group)] for group in np.unique(which)]
+
+
+def reusable(build: Build, units: Sequence[Unit]) -> dict[str, Outcome]:
+    """Outcomes of the units that a valid receipt vouches for, by name."""
+
+    def look(unit: Unit) -> Outcome | None:
+        receipt = valid_receipt(build.root, unit.stage, unit.name, unit.fingerprint)
+        return Outcome(unit, "reused", receipt) if receipt else None
+
+    with ThreadPoolExecutor(8) as pool:
+        return {outcome.unit.name: outcome for outcome in pool.map(look, units) if outcome}
+
+
+def _lost_cluster(task: Any, task_run: Any, state: State[Any]) -> bool:
+    return isinstance(state.result(raise_on_failure=False), ClusterLost)
+
+
+@task(
+    name="cells",
+    task_run_name="{stage} {cells}",
+    retries=2,
+    retry_delay_seconds=exponential_backoff(backoff_factor=5),
+    retry_jitter_factor=1,
+    retry_condition_fn=_lost_cluster,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def run_group(stage: str, cells: str, work: Any) -> int:
+    """Run one group's units on Dask, each outcome handed over as it comes. Gives their number."""
+    client, build, units, arrived, batch, patience = work
+    count = 0
+    for outcome in run_units(client, run_unit, build, units, batch_units=batch, patience=patience):
+        arrived.put(outcome)
+        count += 1
+    return count
+
+
+def run_stage(stage: str, build: Build, client: Client, batch: int, patience: Patience, show: Callable[[Tally], None]) -> Tally:
+    """Run what is open of one stage, a Prefect task run per group, and finish the stage."""
+    units = units_of(stage, build)
+    tally, outcomes = Tally(stage, len(units)), reusable(build, units)
+    for outcome in outcomes.values():
+        tally = tally.plus(outcome)
+    show(tally)
+    groups = neighbours([unit for unit in units if unit.name not in outcomes])
+    report = _progress_artifact(tally, build) if groups else lambda tally: None
+    arrived: SimpleQueue[Any] = SimpleQueue()
+    for group in groups:
+        cells = f"{group[0].name} to {group[-1].name}" if group[1:] else group[0].name
+        run_group.submit(stage, cells, quote((client, build, group, arrived, batch, patience))).add_done_callback(arrived.put)
+    open_groups = len(groups)
+    while open_groups:
+        try:
+            item = arrived.get(timeout=SHOW_EVERY_S)
+        except Empty:
+            item = None
+        if isinstance(item, PrefectFuture):
+            item.result()
+            open_groups -= 1
+        elif item is not None and item.unit.name not in outcomes:  # a group that is tried again meets units that it finished
+            outcomes[item.unit.name] = item
+            tally = tally.plus(item)
+        show(tally)
+        report(tally)
+    finish_stage(stage, build, [outcomes[unit.name] for unit in units])
+    return tally
+
+
+def _progress_artifact(tally: Tally, build: Build) -> Callable[[Tally], None]:
+    """A progress artifact of one stage, and the function that brings it up to date every few seconds and at the end."""
+    key = f"{build.recipe.name}-{tally.stage}".replace("_", "-")
+    artifact = cast(UUID, create_progress_artifact(0.0, key, sentence(tally)))
+    last = time.monotonic()
+
+    def report(tally: Tally) -> None:
+        nonlocal last
+        if time.monotonic() - last > ARTIFACT_EVERY_S or tally.finished == tally.units:
+            last = time.monotonic()
+            update_progress_artifact(artifact, 100.0 * tally.finished / tally.units, sentence(tally))
+
+    return report
+
+
+def _table_artifacts(result: BuildResult) -> None:
+    """What was done, and what was set aside and why."""
+    name = result.recipe.replace("_", "-")
+    rows = [
+        {
+            "stage": tally.stage,
+            "units": tally.units,
+            "done": tally.done,
+            "reused": tally.reused,
+            "set aside": tally.set_aside,
+            "rows": tally.rows,
+            "bytes": size(tally.bytes),
+            "seconds": round(tally.seconds, 1),
+        }
+        for tally in result.stages
+    ]
+    create_table_artifact(rows, f"{name}-done", f"Version {result.version}, {result.samples:,} samples: {result.url}")
+    if result.set_aside:
+        create_table_artifact(list(result.set_aside), f"{name}-set-aside", "Missing; the next run tries these again")
+
+
+@task(name="verify and publish", cache_policy=NO_CACHE, persist_result=False)
+def verify_and_publish(plan: Any) -> Published:
+    """Check the new version from the outside and make it visible. Raises BrokenArtefact."""
+    return publish(plan)
+
+
+@flow(
+    name="build",
+    flow_run_name="build {recipe}",
+    task_runner=ThreadPoolTaskRunner(max_workers=GROUPS_AT_ONCE),  # type: ignore[arg-type]
+    persist_result=False,
+)
+def build(
+    recipe: str,
+    root: str = "./runs",
+    cluster: str = "local",
+    cells: list[int] | None = None,
+    cone: tuple[float, float, float] | None = None,
+    sources: dict[str, str] | None = None,
+    survey_dirs: list[str] | None = None,
+    cache: str | None = None,
+    replace: bool = False,
+    batch_units: int = BATCH_UNITS,
+    patience_s: float = 3600.0,
+    quiet: bool = False,
+) -> BuildResult | State[BuildResult]:
+    """Build a recipe's shards under a root and publish them. Parameters as the options of `mmu build`.
+
+    Raises BadInput, ClusterLost, and PipelineError for a full disk: then nothing is published, and a new run resumes.
+    """
+    start = time.monotonic()
+    folders = [Path(folder) for folder in survey_dirs or ()]
+    plan = prepare(recipe, root=root, sources=sources, survey_dirs=folders, cells=cells, cone=cone, cache=cache)
+    claim_root(plan, replace)
+    with shown(quiet) as show, open_client(cluster) as client:
+        patience = Patience(without_outcome=patience_s)
+        stages = tuple(run_stage(stage, plan, client, batch_units, patience, show) for stage in STAGES)
+        published = verify_and_publish(quote(plan))
+    seconds = round(time.monotonic() - start, 2)
+    result = BuildResult(**asdict(published), recipe=plan.recipe.name, stages=stages, seconds=seconds)
+    if not published.reused or published.set_aside:
+        _table_artifacts(result)
+    if published.set_aside:
+        return Completed(name="Cells set aside", message=f"{len(published.set_aside)} units are missing", data=result)
+    return result

@@ -1,0 +1,123 @@
+"""What each stage has done -> what a person sees of it: live bars on a terminal, plain lines elsewhere, nothing when quiet."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from mmu_pipeline.stages.build import Outcome
+
+LINE_EVERY_S = 10.0
+"""Time between two plain lines of one stage."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Units of one stage and what became of them."""
+
+    stage: str
+    units: int
+    done: int = 0
+    reused: int = 0
+    set_aside: int = 0
+    rows: int = 0
+    """Rows out, of the units done or reused."""
+    bytes: int = 0
+    """Size of their outputs."""
+    started: float = field(default_factory=time.monotonic)
+    seconds: float = 0.0
+    """From the start to the last outcome."""
+
+    @property
+    def finished(self) -> int:
+        return self.done + self.reused + self.set_aside
+
+    def plus(self, outcome: Outcome) -> Tally:
+        """With one more outcome."""
+        whole = outcome.status != "set_aside"
+        return replace(
+            self,
+            **{outcome.status: getattr(self, outcome.status) + 1},
+            rows=self.rows + outcome.receipt.rows_out * whole,
+            bytes=self.bytes + sum(outcome.receipt.outputs.values()) * whole,
+            seconds=time.monotonic() - self.started,
+        )
+
+
+def sentence(tally: Tally) -> str:
+    """One line about a stage: `match    120/3072 units, 1,204,331 rows, 310 MB, 2 set aside`."""
+    parts = [f"{tally.stage:<8} {tally.finished}/{tally.units} units", f"{tally.rows:,} rows", size(tally.bytes)]
+    if tally.reused:
+        parts.append(f"{tally.reused} reused")
+    if tally.set_aside:
+        parts.append(f"{tally.set_aside} set aside")
+    return ", ".join(parts)
+
+
+def size(nbytes: float) -> str:
+    """Bytes in decimal units, three digits: `310 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if nbytes < 999.5:
+            return f"{nbytes:.3g} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:,.3g} TB"
+
+
+@contextmanager
+def shown(quiet: bool = False) -> Iterator[Callable[[Tally], None]]:
+    """A function that shows the present tally of a stage on stderr; call it as often as you like."""
+    console = Console(stderr=True)
+    if quiet:
+        yield lambda tally: None
+    elif console.is_terminal:
+        with _bars(console) as bars:
+            yield _live(bars)
+    else:
+        yield _plain()
+
+
+def _plain() -> Callable[[Tally], None]:
+    printed: dict[str, float] = {}
+
+    def show(tally: Tally) -> None:
+        now = time.monotonic()
+        whole = tally.finished == tally.units
+        if now - printed.setdefault(tally.stage, now) >= LINE_EVERY_S or (whole and printed[tally.stage] != float("inf")):
+            printed[tally.stage] = float("inf") if whole else now
+            print(sentence(tally), file=sys.stderr, flush=True)
+
+    return show
+
+
+class _Facts(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        tally: Tally = task.fields["tally"]
+        text = Text(f"{tally.finished}/{tally.units}  {tally.rows:,} rows  {size(tally.bytes)}")
+        if tally.reused:
+            text.append(f"  {tally.reused} reused", "dim")
+        if tally.set_aside:
+            text.append(f"  {tally.set_aside} set aside", "yellow")
+        return text
+
+
+def _bars(console: Console) -> Progress:
+    columns = (TextColumn("{task.description:<8}"), BarColumn(24), _Facts(), TimeRemainingColumn(elapsed_when_finished=True))
+    return Progress(*columns, console=console, refresh_per_second=5)
+
+
+def _live(bars: Progress) -> Callable[[Tally], None]:
+    rows: dict[str, int] = {}
+
+    def show(tally: Tally) -> None:
+        if tally.stage not in rows:
+            rows[tally.stage] = int(bars.add_task(tally.stage, total=tally.units, tally=tally))
+        bars.update(rows[tally.stage], completed=tally.finished, tally=tally)  # type: ignore[arg-type]
+
+    return show
