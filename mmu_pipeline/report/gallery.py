@@ -78,18 +78,22 @@ def card(shard_set: ShardSet, row: int) -> Card:
     sample = shard_set.sample(row)
     parts = parts_of(sample, shard_set.manifest)
     primary = parts[0]
-    place = SkyCoord(primary.record["ra"] * u.deg, primary.record["dec"] * u.deg)
-    position = f"{place.ra.to_string(u.hour, sep=':', precision=2, pad=True)} {place.dec.to_string(sep=':', precision=1, alwayssign=True, pad=True)}"
     present = {part.survey["name"] for part in parts}
     return Card(
         key=sample.key,
         object_id=primary.record["object_id"],
-        position=position,
+        position=_sexagesimal(primary.record["ra"], primary.record["dec"]),
         split=shard_set.index["split"][row].as_py(),
         panels=tuple(panel for part in parts for panel in _panels(part)),
         facts=tuple((part.survey["name"], ", ".join(facts(part, shard_set.manifest))) for part in parts),
         absent=tuple(name for name in shard_set.survey_names if name not in present),
     )
+
+
+def _sexagesimal(ra: float, dec: float) -> str:
+    place = SkyCoord(ra * u.deg, dec * u.deg)
+    hours = place.ra.to_string(u.hour, sep=":", precision=2, pad=True)
+    return f"{hours} {place.dec.to_string(sep=':', precision=1, alwayssign=True, pad=True)}"
 
 
 def facts(part: Part, manifest: Mapping[str, Any], most: int = FACTS_PER_PART) -> list[str]:

@@ -99,29 +99,28 @@ def _splits(shard_set: ShardSet) -> list[dict[str, Any]]:
     for name, split in shard_set.manifest["splits"].items():
         here = shard_set.index.filter(pc.equal(shard_set.index["split"], name))
         having = {other: pc.sum(here[f"has_{other}"]).as_py() or 0 for other in shard_set.survey_names[1:]}
-        rows.append(
-            {"name": name, "samples": split["samples"], "shards": len(split["shards"]), "nbytes": split["nbytes"], "with": having}
-        )
+        counts = {"samples": split["samples"], "shards": len(split["shards"]), "nbytes": split["nbytes"]}
+        rows.append({"name": name, **counts, "with": having})
     return rows
 
 
 def _figures(shard_set: ShardSet) -> Mapping[str, Markup]:
     index, rules = shard_set.index, shard_set.manifest["recipe"].get("counterparts", [])
-    figures = {
-        "sky": _figure(
-            (9.4, 6.4), "Samples on the sky", lambda figure: overview.draw_sky(figure, index, object_positions(shard_set))
-        )
-    }
-    figures["shards"] = _figure((9.4, 1.9), "Samples per shard", lambda figure: overview.draw_shards(figure.add_subplot(), index))
+
+    def sky(figure: Figure) -> None:
+        overview.draw_sky(figure, index, object_positions(shard_set))
+
+    def shards(figure: Figure) -> None:
+        overview.draw_shards(figure.add_subplot(), index)
 
     def separations(figure: Figure) -> None:
         for at, rule in enumerate(rules):
-            values = index[f"{rule['survey']}_separation_arcsec"].drop_null().to_numpy()
+            name, colour = rule["survey"], SURVEY_COLOURS[(at + 1) % len(SURVEY_COLOURS)]
+            values = index[f"{name}_separation_arcsec"].drop_null().to_numpy()
             axes = figure.add_subplot(1, max(3, len(rules)), at + 1)
-            overview.draw_separations(
-                axes, values, rule["radius_arcsec"], SURVEY_COLOURS[(at + 1) % len(SURVEY_COLOURS)], rule["survey"]
-            )
+            overview.draw_separations(axes, values, rule["radius_arcsec"], colour, name)
 
+    figures = {"sky": _figure((9.4, 6.4), "Samples on the sky", sky), "shards": _figure((9.4, 1.9), "Samples per shard", shards)}
     if rules:
         figures["separations"] = _figure((9.4, 2.1), "Separations of the pairs", separations)
     return figures
