@@ -127,7 +127,7 @@ def _placed(root: Root, pieces: Sequence[str], plan: ShardPlan, schema: pa.Schem
             "shard": names.take(pa.array(plan.shard[rows])),
             "offset": pa.array(plan.offset[rows]),
         }
-        yield pa.table([place.get(name, table[name]) for name in schema.names], schema=schema)
+        yield pa.table([place[name] if name in place else table[name] for name in schema.names], schema=schema)
 
 
 def _grouped(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:

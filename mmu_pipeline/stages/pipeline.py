@@ -85,7 +85,7 @@ def units_of(stage: str, build: Build) -> list[Unit]:
         "scan": _scan_units,
         "objects": _object_units,
         "match": _match_units,
-        "samples": _sample_units,
+        "samples": _open_sample_units,
         "shards": shards.units,
     }[stage](build)
 
@@ -301,6 +301,12 @@ def _blind_near(missing: Iterable[int], radius_arcsec: float) -> dict[int, list[
         for cell in cells_touching(margin_ranges(Cell(CELL_ORDER, pixel), radius_arcsec), CELL_ORDER):
             near[cell.pixel].append(pixel)
     return near
+
+
+def _open_sample_units(build: Build) -> list[Unit]:
+    """Sample units, unless the version that they give is published: their pieces may be gone by then."""
+    units = _sample_units(build)
+    return [] if shards.is_published(build, units) else units
 
 
 def _sample_units(build: Build) -> list[Unit]:
