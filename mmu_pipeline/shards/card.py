@@ -10,6 +10,8 @@ from typing import Any
 import jinja2
 import yaml
 
+from mmu_pipeline.shards.splits import SPLITS
+
 CARD_PATH = "README.md"
 ARRAY_FEATURES = {2: "array2_d", 3: "array3_d", 4: "array4_d", 5: "array5_d"}
 NON_COMMERCIAL = re.compile(
@@ -20,7 +22,7 @@ SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "1
 
 def card_of(manifest: Mapping[str, Any]) -> str:
     """The card of a set. `load_dataset(folder)` reads its front matter: the files of each split, and the type of every value."""
-    present = {name: split for name, split in manifest["splits"].items() if split["samples"]}
+    present = {name: manifest["splits"][name] for name in SPLITS if manifest["splits"][name]["samples"]}
     return _template().render(
         manifest=manifest,
         front_matter=yaml.safe_dump(front_matter(manifest), sort_keys=False, allow_unicode=True, width=120),
@@ -32,7 +34,7 @@ def card_of(manifest: Mapping[str, Any]) -> str:
 
 def front_matter(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The machine-readable head of the card."""
-    data_files = [{"split": name, "path": f"{name}-*.tar"} for name, split in manifest["splits"].items() if split["samples"]]
+    data_files = [{"split": name, "path": f"{name}-*.tar"} for name in SPLITS if manifest["splits"][name]["samples"]]
     size = next((name for limit, name in SIZES if manifest["samples"] < limit), "n>10M")
     return {
         "pretty_name": manifest["title"],
@@ -46,7 +48,7 @@ def front_matter(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def features(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Types of a sample as `datasets.Features` writes them. Without, a null or an empty array among the first samples misleads."""
+    """Types of a sample as `datasets.Features` writes them. Without, nulls or empty arrays among the first samples mislead it."""
     arrays = [{"name": f"{member['name']}.npy", **_array(member["dtype"], member["shape"])} for member in manifest["members"]]
     record = {"name": "json", "struct": [_value(scalar) for scalar in manifest["scalars"]]}
     return [*arrays, record, {"name": "__key__", "dtype": "string"}, {"name": "__url__", "dtype": "string"}]
@@ -74,8 +76,15 @@ def licence_warning(manifest: Mapping[str, Any]) -> str:
         return ""
     return (
         f"The licences differ: {', '.join(bound)} may not be used commercially or only for research, while {', '.join(free)} "
-        "carries no such limit. The set as a whole is bound by the strictest of them."
+        "carries no such limit. Heed the strictest of them for the set as a whole."
     )
+
+
+def _notes(member: Mapping[str, Any]) -> str:
+    """What a table of arrays says of one beside its type: description, companions, scale."""
+    notes = {"description": "{}", "mask": "mask: {}", "ivar": "inverse variance: {}", "zero_point": "zero point {} mag",
+             "pixel_scale_arcsec": "{} arcsec a pixel", "true_means": "True means {}"}  # fmt: skip
+    return "; ".join(text.format(member[key]) for key, text in notes.items() if key in member)
 
 
 @cache
@@ -87,5 +96,6 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["notes"] = _notes
     environment.filters["cell"] = lambda value: " ".join(str(value).replace("|", "\\|").split())
     return environment.get_template("card.md.j2")

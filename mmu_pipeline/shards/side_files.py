@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import yaml
 
+from mmu_pipeline.shards.splits import SPLITS
 from mmu_pipeline.sky import Int
 
 ENERGON_SPLITS = {"train": "train", "validation": "val", "test": "test"}
-"""energon's names of our splits."""
+"""Our splits -> energon's names of them."""
 
 
 def side_files(manifest: Mapping[str, Any]) -> dict[str, bytes]:
     """Path in the set's folder -> content, for the set as a whole."""
-    splits = {name: split["shards"] for name, split in manifest["splits"].items() if split["shards"]}
+    splits = {name: manifest["splits"][name]["shards"] for name in SPLITS if manifest["splits"][name]["shards"]}
     return _energon(splits) | {f"{name}.wids.json": _wids(manifest, name, shards) for name, shards in splits.items()}
 
 
