@@ -41,17 +41,18 @@ def unpadded(survey: Survey, form: Form, sources: Mapping[str, Array], blocks: M
     """
     fields = [field for field in survey.members if field.is_ragged and field.name in sources]
     frames = _frames(fields, blocks)
-    padding = survey.field(form.padding.field) if form.padding else None
-    keep = {name: np.ones(shape, bool) for name, shape in frames.items()}
-    if form.padding and padding in fields:
-        keep[str(padding.shape[0])] = np.asarray(sources[padding.name] != form.padding.value)
-    named = {
-        field.name: _bands(field, sources[field.name], frames[str(field.shape[0])]) for field in fields if field.is_band_code
-    }
-    columns = [(field, {**blocks, **named}[field.name], keep[str(field.shape[0])]) for field in fields]
+    keep = {dimension: np.ones(shape, bool) for dimension, shape in frames.items()}
+    if form.padding and form.padding.field in sources:
+        dimension = str(survey.field(form.padding.field).shape[0])
+        keep[dimension] = np.asarray(sources[form.padding.field] != form.padding.value)
+    padded = []
+    for field in fields:
+        dimension = str(field.shape[0])
+        values = _band_names(field, sources[field.name], frames[dimension]) if field.is_band_code else blocks[field.name]
+        padded.append((field, values, keep[dimension]))
     rows = []
-    for at in range(len(next(iter(sources.values()), ()))):
-        row = {field.name: values[at][kept[at]] for field, values, kept in columns}
+    for at in range(len(padded[0][1]) if padded else 0):
+        row = {field.name: values[at][kept[at]] for field, values, kept in padded}
         row |= {field.name: band_codes(field, row[field.name].tolist()) for field in fields if field.is_band_code}
         rows.append(sorted_observations(survey, row))
     return {field.name: [row[field.name] for row in rows] for field in fields}
@@ -74,15 +75,14 @@ def _frames(fields: Sequence[Field], blocks: Mapping[str, Array]) -> dict[str, t
     return frames
 
 
-def _bands(field: Field, source: Array, frame: tuple[int, ...]) -> Array:
+def _band_names(field: Field, source: Array, frame: tuple[int, ...]) -> Array:
     """Band name of every element of a block of shape `frame`."""
-    names = np.array(as_text(source), str).reshape(source.shape)
-    if names.ndim == 1:
-        names = np.array([text.split(",") for text in names.tolist()], str)
-    if names.shape == frame[:2] and len(frame) == 3:
-        names = names[:, :, np.newaxis]
+    texts = [text.split(",") for text in as_text(source)] if source.ndim == 1 else as_text(source)
     try:
-        return np.broadcast_to(names, frame)
+        names = np.array(texts, str).reshape(len(source), -1)
+        if len(frame) == 3:
+            names = np.repeat(names[:, :, np.newaxis], frame[2], axis=2) if names.size == frame[0] * frame[1] else names
+        return names.reshape(frame)
     except ValueError as error:
         what = "not one band per curve or observation"
         raise BrokenSource(what, column=field.name, shape=source.shape[1:], expected=frame[1:]) from error
