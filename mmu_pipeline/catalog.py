@@ -85,6 +85,10 @@ class Survey(_Model):
             for companion in (field.ivar, field.mask, field.error_of):
                 if companion is not None and companion not in names:
                     raise ValueError(f"the field {field.name!r} names the companion {companion!r}, which is not declared")
+            if field.ivar is not None and self.field(field.ivar).shape != field.shape:
+                raise ValueError(f"{field.ivar!r}, the inverse variance of {field.name!r}, has another shape")
+            if field.mask is not None and self.field(field.mask).shape not in (field.shape, field.shape[1:]):
+                raise ValueError(f"{field.mask!r}, the mask of {field.name!r}, has another shape")
             if field.mask is not None and self.field(field.mask).true_means is None:
                 raise ValueError(f"the mask {field.mask!r} of {field.name!r} lacks true_means: good or bad")
             by_form = {*(field.source if isinstance(field.source, dict) else ()), *field.offset}

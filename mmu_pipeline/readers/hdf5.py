@@ -51,7 +51,7 @@ def dataset(file: h5py.File, names: Sequence[str], column: str) -> h5py.Dataset:
     name = _present(present, names)
     if name is None:
         hint = f"the file has: {', '.join(present[:20])}"
-        raise BrokenSource("a declared dataset is missing", column=column, expected=" or ".join(names) or None, hint=hint)
+        raise BrokenSource("a declared dataset is missing", column=column, expected=" or ".join(names), hint=hint)
     with _blaming_hdf5("a dataset cannot be opened", column=column, dataset=name):
         link = file.get(name, getlink=True)
         found = file[name] if isinstance(link, h5py.HardLink) else None

@@ -14,7 +14,7 @@ from mmu_pipeline.catalog import Form, Survey
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array, Field
 from mmu_pipeline.readers import ObjectRows, Skipped, hdf5, normalise
-from mmu_pipeline.readers.ragged import unpadded
+from mmu_pipeline.readers.ragged import frames_of, unpadded
 from mmu_pipeline.sky import Int
 
 NO_ID = "no object id"
@@ -29,6 +29,8 @@ class Rows:
 
     def take(self, names: Sequence[str], column: str, rows: Int | None = None) -> Array:
         """All or chosen rows of the first of `names` that is there. Raises BrokenSource."""
+        if not names:
+            raise BrokenSource("this form of the survey does not carry the field", column=column)
         source = hdf5.dataset(self.file, names, column)
         if self.single:
             values = hdf5.whole(source)[np.newaxis]
@@ -84,6 +86,7 @@ def read_arrays(
             if not field.is_ragged and sources[field.name].shape[1:] != field.shape:
                 shape = sources[field.name].shape[1:]
                 raise BrokenSource("not the declared shape", column=field.name, shape=shape, declared=field.shape)
+        frames_of(needed, sources)
         typed = {field.name: normalise.member(field, form, sources[field.name]) for field in needed if not field.is_band_code}
         blocks = normalise.reconcile(survey, typed)
         arrays = {name: list(block) for name, block in blocks.items() if not survey.field(name).is_ragged}

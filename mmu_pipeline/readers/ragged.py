@@ -40,7 +40,7 @@ def unpadded(survey: Survey, form: Form, sources: Mapping[str, Array], blocks: M
     Raises BrokenSource where shapes do not agree or a band is not declared.
     """
     fields = [field for field in survey.members if field.is_ragged and field.name in sources]
-    frames = _frames(fields, blocks)
+    frames = frames_of(fields, sources)
     keep = {dimension: np.ones(shape, bool) for dimension, shape in frames.items()}
     if form.padding and form.padding.field in sources:
         dimension = str(survey.field(form.padding.field).shape[0])
@@ -58,15 +58,17 @@ def unpadded(survey: Survey, form: Form, sources: Mapping[str, Array], blocks: M
     return {field.name: [row[field.name] for row in rows] for field in fields}
 
 
-def _frames(fields: Sequence[Field], blocks: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
-    """Dimension that varies -> shape of its blocks up to and with it: (n, length) or (n, bands, length)."""
+def frames_of(fields: Sequence[Field], sources: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
+    """Dimension that varies -> shape of its padded blocks up to and with it: (n, length) or (n, bands, length).
+
+    Raises BrokenSource where ragged `fields` of one dimension do not have the same.
+    """
     frames: dict[str, tuple[int, ...]] = {}
     for field in fields:
-        if field.is_band_code:
+        if field.is_band_code or not field.is_ragged:
             continue
-        shape = blocks[field.name].shape
-        beyond = len(field.shape) - 1
-        frame = shape[: len(shape) - beyond]
+        shape = sources[field.name].shape
+        frame = shape[: len(shape) - len(field.shape) + 1]
         if len(frame) not in (2, 3) or shape[len(frame) :] != field.shape[1:]:
             raise BrokenSource("not the declared shape", column=field.name, shape=shape[1:], declared=field.shape)
         expected = frames.setdefault(str(field.shape[0]), frame)

@@ -176,9 +176,11 @@ def _error(text: str, key: str, part: str) -> str | None:
 
 def _observations(field: Field, form: str, curve: LightCurve) -> Array:
     """One member of a light curve, shape (observations,), in file order."""
+    if not field.source_names(form):
+        raise BrokenSource("this form of the survey does not carry the field", column=field.name)
     at = next((curve.names.index(name) for name in field.source_names(form) if name in curve.names), None)
     if at is None:
-        names = " or ".join(field.source_names(form)) or f"nothing in the form {form}"
+        names = " or ".join(field.source_names(form))
         raise BrokenSource("a declared column is missing", column=field.name, expected=names, columns=" ".join(curve.names))
     words = [row[at] for _, row in curve.rows]
     if field.is_band_code:
