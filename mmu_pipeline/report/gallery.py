@@ -60,14 +60,20 @@ class Card:
 
 
 def choose(shard_set: ShardSet, count: int) -> Int:
-    """Rows of the index that show the set: every combination of counterparts in turn, the fullest first."""
+    """Rows of the index that show the set: every combination of counterparts in turn, most modalities first."""
     index = shard_set.index
     flags = [index[f"has_{name}"].to_numpy(zero_copy_only=False) for name in shard_set.survey_names[1:]]
     groups: dict[tuple[bool, ...], list[int]] = defaultdict(list)
     order = np.argsort(np.array([digest.hex() for digest in index["digest"].to_pylist()]), kind="stable")
     for row in order:
         groups[tuple(bool(flag[row]) for flag in flags)].append(int(row))
-    fullest = sorted(groups, key=lambda have: (-sum(have), [not flag for flag in have]))
+    kinds = [survey["modality"] for survey in shard_set.manifest["surveys"]]
+
+    def fullness(have: tuple[bool, ...]) -> tuple[int, int, list[bool]]:
+        present = {kind for kind, there in zip(kinds, (True, *have), strict=True) if there}
+        return -len(present), -sum(have), [not there for there in have]
+
+    fullest = sorted(groups, key=fullness)
     longest = max(map(len, groups.values()), default=0)
     turns = [groups[have][turn] for turn in range(longest) for have in fullest if turn < len(groups[have])]
     return np.array(turns[:count], np.int64)

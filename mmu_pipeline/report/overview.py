@@ -23,21 +23,20 @@ def draw_sky(figure: Figure, index: pa.Table, objects: Mapping[str, tuple[Float,
 
     `objects` are positions (ra, dec in degrees) of the surveys' object tables, drawn beneath.
     """
-    grid = figure.add_gridspec(2, CLOSE_UPS, height_ratios=(2.1, 1), hspace=0.28, wspace=0.32)
+    grid = figure.add_gridspec(2, CLOSE_UPS, height_ratios=(2.1, 1))
     sky = figure.add_subplot(grid[0, :], projection="mollweide")
     sky.grid(linewidth=0.4, alpha=0.6)
     sky.set_xticks(np.radians([-120, -60, 0, 60, 120]), ["8ʰ", "4ʰ", "0ʰ", "20ʰ", "16ʰ"])
     sky.set_yticks(np.radians([-60, -30, 0, 30, 60]), ["−60°", "−30°", "", "30°", "60°"])
     cells = np.unique(pixels_at(index["_healpix_29"].to_numpy(), CELL_ORDER))
     for ra, dec in _outlines(cells):
-        sky.plot(*_mollweide(ra, dec), color=FAINT, linewidth=0.8)
+        sky.plot(*_mollweide(ra, dec), color=FAINT, linewidth=1)
     for colour, (ra, dec) in zip(SURVEY_COLOURS, objects.values(), strict=False):
         sky.plot(*_mollweide(ra, dec), ".", markersize=2, color=colour, alpha=0.5)
     for split, colour in SPLIT_COLOURS.items():
         rows = index.filter(pc.equal(index["split"], split))
         place = _mollweide(rows["ra"].to_numpy(), rows["dec"].to_numpy())
-        sky.plot(*place, "o", markersize=3.2, color=colour, label=f"{split} ({rows.num_rows:,})")
-    sky.legend(loc="lower right", bbox_to_anchor=(1.08, -0.06), markerscale=1.4)
+        sky.plot(*place, "o", markersize=3.4, color=colour, markeredgewidth=0)
     for number, centre in enumerate(_crowded(index, CLOSE_UPS)):
         _close_up(figure.add_subplot(grid[1, number]), centre, index, objects)
 
@@ -85,7 +84,7 @@ def _close_up(axes: Axes, centre: tuple[float, float], index: pa.Table, objects:
     for ra, dec in _outlines(np.unique(pixels_at(index["_healpix_29"].to_numpy(), CELL_ORDER))):
         axes.plot(*_tangent(ra, dec, centre), color=FAINT, linewidth=0.8)
     for colour, (ra, dec) in zip(SURVEY_COLOURS, objects.values(), strict=False):
-        axes.plot(*_tangent(ra, dec, centre), ".", markersize=4.5, color=colour, alpha=0.45, markeredgewidth=0)
+        axes.plot(*_tangent(ra, dec, centre), "o", markersize=5, color=colour, alpha=0.4, markeredgewidth=0)
     split = index["split"].to_numpy(zero_copy_only=False)
     for name, colour in SPLIT_COLOURS.items():
         axes.plot(x[split == name], y[split == name], ".", markersize=2.4, color=colour)

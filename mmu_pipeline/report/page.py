@@ -120,7 +120,7 @@ def _figures(shard_set: ShardSet) -> Mapping[str, Markup]:
             axes = figure.add_subplot(1, max(3, len(rules)), at + 1)
             overview.draw_separations(axes, values, rule["radius_arcsec"], colour, name)
 
-    figures = {"sky": _figure((9.4, 6.4), "Samples on the sky", sky), "shards": _figure((9.4, 1.9), "Samples per shard", shards)}
+    figures = {"sky": _figure((9.4, 6.9), "Samples on the sky", sky), "shards": _figure((9.4, 1.9), "Samples per shard", shards)}
     if rules:
         figures["separations"] = _figure((9.4, 2.1), "Separations of the pairs", separations)
     return figures

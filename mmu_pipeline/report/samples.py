@@ -106,7 +106,7 @@ def draw_spectrum(axes: Axes, part: Part, bins: int = SPECTRUM_BINS) -> None:
     axes.set_ylim(min(0.0, low) - 0.05 * (high - low), high + 0.28 * (high - low))
     axes.set_xlim(wavelength[0], wavelength[-1])
     axes.set_xlabel("wavelength (Å)")
-    axes.set_ylabel(_flux_label(part.members["flux"]))
+    axes.set_ylabel(_flux_label(part.members["flux"]), fontsize=7.5)
     redshift = part.record.get("z") or part.record.get("redshift") or 0.0
     for name, rest in LINES.items() if redshift > 0.003 else ():
         at = rest * (1 + redshift)

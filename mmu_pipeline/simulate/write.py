@@ -63,8 +63,8 @@ def write_sky(folder: Path, seed: int = 0) -> Truth:
     detections = pa.concat_tables(
         [_write_survey(folder / FOLDERS[seen.survey], detect(sky, seen, seed), seen.survey, seed) for seen in INSTRUMENTS]
     )
-    pq.write_table(sky, folder / "truth.parquet")
     pq.write_table(detections, folder / "detections.parquet")
+    pq.write_table(sky, folder / "truth.parquet")
     return Truth(folder, sky, detections)
 
 
