@@ -15,6 +15,14 @@ from mmu_pipeline.fields import Field, Name, SourceNames
 MODALITIES = ("image", "spectrum", "cube", "light_curve", "table")
 
 
+class Misplaced(ValueError):
+    """What is wrong between several keys of a file, and the path to the key that it is blamed on."""
+
+    def __init__(self, what: str, *loc: str | int) -> None:
+        self.loc = loc
+        super().__init__(what)
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
@@ -75,27 +83,32 @@ class Survey(_Model):
     @model_validator(mode="after")
     def _consistent(self) -> Survey:
         names = [field.name for field in self.fields]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"the field {name!r} is declared twice")
         for form_name, form in self.forms.items():
             if form.padding and form.padding.field not in names:
-                raise ValueError(f"forms.{form_name}.padding names the field {form.padding.field!r}, which is not declared")
-        for field in self.fields:
-            for companion in (field.ivar, field.mask, field.error_of):
+                what = f"padding names the field {form.padding.field!r}, which is not declared"
+                raise Misplaced(what, "forms", form_name, "padding", "field")
+        for number, field in enumerate(self.fields):
+            if field.name in names[:number]:
+                raise Misplaced(f"the field {field.name!r} is declared twice", "fields", number, "name")
+            for key, companion in (("ivar", field.ivar), ("mask", field.mask), ("error_of", field.error_of)):
                 if companion is not None and companion not in names:
-                    raise ValueError(f"the field {field.name!r} names the companion {companion!r}, which is not declared")
+                    what = f"the field {field.name!r} names the companion {companion!r}, which is not declared"
+                    raise Misplaced(what, "fields", number, key)
             if field.ivar is not None and self.field(field.ivar).shape != field.shape:
-                raise ValueError(f"{field.ivar!r}, the inverse variance of {field.name!r}, has another shape")
+                raise Misplaced(
+                    f"{field.ivar!r}, the inverse variance of {field.name!r}, has another shape", "fields", number, "ivar"
+                )
             if field.mask is not None and self.field(field.mask).shape not in (field.shape, field.shape[1:]):
-                raise ValueError(f"{field.mask!r}, the mask of {field.name!r}, has another shape")
+                raise Misplaced(f"{field.mask!r}, the mask of {field.name!r}, has another shape", "fields", number, "mask")
             if field.mask is not None and self.field(field.mask).true_means is None:
-                raise ValueError(f"the mask {field.mask!r} of {field.name!r} lacks true_means: good or bad")
-            by_form = {*(field.source if isinstance(field.source, dict) else ()), *field.offset}
-            if unknown := sorted(by_form - set(self.forms)):
-                raise ValueError(f"the field {field.name!r} names forms that do not exist: {unknown}")
+                raise Misplaced(
+                    f"the mask {field.mask!r} of {field.name!r} lacks true_means: good or bad", "fields", number, "mask"
+                )
+            for key, forms in (("from", field.source), ("offset", field.offset)):
+                if unknown := sorted(set(forms) - set(self.forms) if isinstance(forms, dict) else ()):
+                    raise Misplaced(f"the field {field.name!r} names forms that do not exist: {unknown}", "fields", number, key)
         if unknown := [name for name in self.order_by if name not in names or not self.field(name).is_ragged]:
-            raise ValueError(f"order_by names what is not a declared field of varying length: {unknown}")
+            raise Misplaced(f"order_by names what is not a declared field of varying length: {unknown}", "order_by")
         return self
 
     @property
@@ -204,10 +217,15 @@ def load_yaml(path: Path, kind: type[Model]) -> Model:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        problems = [(_place(tree, problem["loc"]), _wording(problem)) for problem in error.errors()]
+        found = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+        problems = [(_place(tree, _loc(problem)), _wording(problem)) for problem in found]
         (key, line), message = problems[0]
         more = f"{len(problems) - 1} more problem(s) in this file follow once this one is mended" if problems[1:] else ""
         raise BadInput(message, file=path, line=line, key=key or None, hint=more) from error
+
+
+def _loc(problem: Any) -> tuple[int | str, ...]:
+    return (*problem["loc"], *getattr(problem.get("ctx", {}).get("error"), "loc", ()))
 
 
 def _wording(problem: Any) -> str:

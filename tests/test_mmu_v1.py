@@ -58,14 +58,14 @@ def test_both_forms_give_the_same_objects_and_light_curves(name: str, count: int
 
 def test_the_real_csp_file_agrees_with_its_text_form(real_data: Path) -> None:
     survey = SURVEYS["csp"]
-    ((row, arrays),) = everything(survey, "mmu_v1", real_data / "mmu_v1/cfa_csp_samples/csp/example_SN2004dt.hdf5")
+    path = real_data / "mmu_v1/cfa_csp_samples/csp/example_SN2004dt.hdf5"
+    ((row, arrays),) = everything(survey, "mmu_v1", path)
     ((expected_row, expected),) = everything(survey, "snana", real_data / "raw/csp/CSPDR3_2004dt.DAT")
     assert row["object_id"] == expected_row["object_id"] == "2004dt"
     np.testing.assert_array_equal(arrays["band"], expected["band"])
     np.testing.assert_allclose(arrays["time"], expected["time"], atol=1e-4)
     np.testing.assert_array_equal(arrays["mag"], expected["mag"])
     with pytest.raises(BrokenSource, match="does not carry"):
-        path = real_data / "mmu_v1/cfa_csp_samples/csp/example_SN2004dt.hdf5"
         mmu_v1.read_arrays(survey, "mmu_v1", path, np.array([0]), ["2004dt"], [survey.field("flux")])
 
 
@@ -259,11 +259,9 @@ def test_a_row_without_an_id_is_skipped(tmp_path: Path) -> None:
 
 def test_each_row_is_checked_by_its_id(tmp_path: Path) -> None:
     path = write(tmp_path / "a.hdf5", cell_arrays())
-    with pytest.raises(
-        BrokenSource, match=r"another object[\s\S]*row: 4[\s\S]*object_id: 36407052668990004[\s\S]*expected: 17"
-    ) as caught:
+    with pytest.raises(BrokenSource, match="another object") as caught:
         read(path, [3, 4], ["36407052668990003", "17"])
-    assert str(path) in str(caught.value)
+    assert caught.value.where == {"file": path, "row": 4, "object_id": "36407052668990004", "expected": "17"}
 
 
 @pytest.fixture(scope="module")
@@ -298,12 +296,13 @@ def test_any_rows_in_any_order_with_repeats_equal_direct_indexing(chunked: tuple
 
 def curve_survey(value: float = -99) -> Survey:
     form = {"reader": "mmu_v1", "files": ["*"], "padding": {"field": "time", "value": value}}
+    bands = {"bands": ["u", "g", "r"], "band_aliases": {"G": "g"}}
     fields = [
         {"name": "time", "dtype": "float64", "shape": ["observation"], "unit": "d"},
-        {"name": "band", "dtype": "int8", "shape": ["observation"], "from": "bands", "bands": ["u", "g", "r"], "band_aliases": {"G": "g"}},
+        {"name": "band", "dtype": "int8", "shape": ["observation"], "from": "bands", **bands},
         {"name": "flux", "dtype": "float32", "shape": ["observation"]},
         {"name": "redshift", "dtype": "float64"},
-    ]  # fmt: skip
+    ]
     return cell_survey(modality="light_curve", order_by=["time"], forms={"v1": form}, fields=fields)
 
 
