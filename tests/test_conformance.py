@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import tarfile
 
@@ -148,13 +149,22 @@ def test_hugging_face_numpy_format_gives_arrays(small_set, offline):
 
 @pytest.mark.parametrize(("split", "theirs"), [("train", "train"), ("validation", "val"), ("test", "test")])
 def test_energon(small_set, split, theirs):
-    from megatron.energon import WorkerConfig, get_loader, get_val_dataset
+    from megatron.energon import Cooker, DefaultTaskEncoder, WorkerConfig, get_loader, get_val_dataset, stateless
 
-    workers = WorkerConfig(rank=0, world_size=1, num_workers=0)
-    dataset = get_val_dataset(str(small_set.path), split_part=theirs, batch_size=None, worker_config=workers)
+    class Samples(DefaultTaskEncoder):
+        cookers = [Cooker(stateless(lambda sample: sample))]  # noqa: RUF012
+
+    dataset = get_val_dataset(
+        str(small_set.path),
+        split_part=theirs,
+        batch_size=None,
+        worker_config=WorkerConfig(rank=0, world_size=1, num_workers=0),
+        task_encoder=Samples(),
+    )
     found = {}
     for sample in get_loader(dataset):
-        found[sample["__key__"].rsplit("/", 1)[-1]] = members(sample)
+        arrays = {name: value.numpy() for name, value in members(sample).items() if name != "json"}
+        found[sample["__key__"]] = {**arrays, "json": sample["json"]}
     check(found, small_set, split)
 
 
@@ -181,3 +191,14 @@ def test_the_index_has_every_scalar_typed(small_set):
     names = [scalar["name"] for scalar in small_set.manifest["scalars"]]
     for key, record in zip(table["key"].to_pylist(), table.select(names).to_pylist(), strict=True):
         assert record == small_set.samples[key].record
+
+
+def test_the_code_on_the_card_runs(small_set, monkeypatch):
+    code = re.search(r"```python\n(.*?)```", (small_set.path / "README.md").read_text(), re.DOTALL)[1]
+    monkeypatch.chdir(small_set.path)
+    given: dict = {}
+    for part in code.replace("path/to/this/folder", str(small_set.path)).split("\n\n"):
+        exec(part, given)
+        if "data" in given:
+            assert next(iter(given.pop("data")))["json"]["imager_object_id"].startswith("I.")
+    assert len(given["rows"]) == len(small_set.samples)
