@@ -33,10 +33,10 @@ def blaming(path: Path) -> Iterator[None]:
 
 
 def as_text(values: Array) -> list[str]:
-    """Any array, flattened, as text without blanks or zero bytes at its ends; integral floats without a decimal point."""
+    """Any array, flattened, as text without blanks or zero bytes at its ends; whole floats without a point, NaN empty."""
     flat = values.reshape(-1)
     if flat.dtype.kind == "f":
-        return [str(int(value)) if float(value).is_integer() else str(value) for value in flat.tolist()]
+        return ["" if value != value else str(int(value)) if value.is_integer() else str(value) for value in flat.tolist()]
     texts = (value.decode() if isinstance(value, bytes) else "" if value is None else str(value) for value in flat.tolist())
     return [text.strip(" \t\r\n\0") for text in texts]
 
@@ -50,21 +50,27 @@ def id_sources(form: Form) -> tuple[str, ...]:
 def object_ids(form: Form, sources: Mapping[str, Array]) -> list[str]:
     """Ids as the survey writes them, from the arrays of `id_sources`. "" where there is none. Raises BrokenSource."""
     try:
-        parts = {name: [_unwrapped(text) for text in as_text(values)] for name, values in sources.items()}
-        if form.object_id not in parts:
-            for name, values in sources.items():
-                if values.dtype.kind in "iuf":
-                    parts[name] = [int(text) if text.lstrip("-").isdigit() else "" for text in parts[name]]  # type: ignore[misc]
-            rows = zip(*parts.values(), strict=True)
-            ids = ["" if "" in row else form.object_id.format(**dict(zip(parts, row, strict=True))) for row in rows]
+        texts = [[_unwrapped(text) for text in as_text(values)] for values in sources.values()]
+        if form.object_id in sources:
+            ids = texts[0]
         else:
-            ids = parts[form.object_id]
-    except (UnicodeDecodeError, ValueError) as error:
+            whole = [values.dtype.kind in "iuf" for values in sources.values()]
+            ids = [_filled(form.object_id, dict(zip(sources, row, strict=True)), whole) for row in zip(*texts, strict=True)]
+    except ValueError as error:
         raise BrokenSource(f"no id can be made: {error}", column=form.object_id) from error
-    return [("" if text == "nan" else text).removeprefix(form.id_prefix) for text in ids]
+    return [text.removeprefix(form.id_prefix) for text in ids]
+
+
+def _filled(template: str, parts: Mapping[str, str], whole: Sequence[bool]) -> str:
+    """A template with its parts, those that are whole numbers as such; "" where one is empty."""
+    if "" in parts.values():
+        return ""
+    numbered = zip(parts.items(), whole, strict=True)
+    return template.format(**{name: int(text) if is_number else text for (name, text), is_number in numbered})
 
 
 def _unwrapped(text: str) -> str:
+    """The content of what Python wrote for a bytes object, b'  46'."""
     wrapped = REPR_OF_BYTES.fullmatch(text)
     return wrapped[2].strip() if wrapped else text
 
