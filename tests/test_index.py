@@ -1,0 +1,129 @@
+"""The index: rows in sky order, each pointing to its bytes, found by cone, the same from the same pieces."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import xxhash
+
+from mmu_pipeline.errors import BadInput, BrokenArtefact
+from mmu_pipeline.shards.index import INDEX_PATH, cone, index_schema, piece_index, piece_sizes, write_index
+from mmu_pipeline.shards.plan import plan_shards
+from mmu_pipeline.shards.samples import Sample
+from mmu_pipeline.shards.tar import write_samples
+from mmu_pipeline.sky import arcsec, healpix29, unit_vectors
+from mmu_pipeline.storage import Root, shard_folder
+from tests.small_set import CELLS, RECIPE, VERSION, SmallSet, make_small_set
+
+FOLDER = shard_folder(RECIPE.name, VERSION)
+
+
+@pytest.fixture(scope="module")
+def small_set(tmp_path_factory) -> SmallSet:
+    return make_small_set(tmp_path_factory.mktemp("set"))
+
+
+@pytest.fixture
+def root(small_set) -> Root:
+    return Root(str(small_set.path.parents[2]))
+
+
+def pieces() -> list[str]:
+    return [f"pieces/{cell}.parquet" for cell in CELLS]
+
+
+def test_rows_are_in_sky_order_and_point_to_their_bytes(small_set, root):
+    table = root.read_table(f"{FOLDER}/{INDEX_PATH}")
+    assert len(table) == len(small_set.samples)
+    assert (np.diff(table["_healpix_29"].to_numpy()) > 0).all()
+    assert np.array_equal(table["_healpix_29"].to_numpy(), healpix29(table["ra"].to_numpy(), table["dec"].to_numpy()))
+    for row in table.slice(0, 40).to_pylist():
+        content = (small_set.path / row["shard"]).read_bytes()[row["offset"] : row["offset"] + row["nbytes"]]
+        assert xxhash.xxh3_128_digest(content) == row["digest"]
+        assert content.startswith(row["key"].encode() + b".imager.image.npy")
+
+
+def test_the_set_digest_does_not_depend_on_the_shards(small_set, root, tmp_path):
+    sizes = [piece_sizes(root, path) for path in pieces()]
+    other = plan_shards(sizes, RECIPE.shards.model_copy(update={"samples_per_shard": 7}))
+    facts = write_index(root, "other", pieces(), other)
+    assert facts.set_digest == small_set.manifest["set_digest"]
+    assert facts.samples == len(small_set.samples)
+    assert facts.digest != small_set.manifest["index"]["digest"]
+    rows = root.read_table(FOLDER + "/" + INDEX_PATH)["digest"].to_pylist()
+    assert int(facts.set_digest, 16) == sum(int.from_bytes(digest, "big") for digest in rows) % 2**128
+
+
+def test_the_same_pieces_give_the_same_bytes(small_set, root):
+    plan = plan_shards([piece_sizes(root, path) for path in pieces()], RECIPE.shards)
+    facts = write_index(root, "again", pieces(), plan)
+    assert facts.digest == small_set.manifest["index"]["digest"]
+    assert root.read_bytes(f"again/{INDEX_PATH}") == root.read_bytes(f"{FOLDER}/{INDEX_PATH}")
+
+
+@pytest.mark.parametrize("radius", [0.05, 1.0, 4.0, 60.0])
+@pytest.mark.parametrize("row", [0, 55, 120, 189])
+def test_a_cone_finds_what_brute_force_finds(root, radius, row):
+    table = root.read_table(f"{FOLDER}/{INDEX_PATH}")
+    points = unit_vectors(table["ra"].to_numpy(), table["dec"].to_numpy())
+    within = arcsec(np.linalg.norm(points - points[row], axis=1)) <= radius * 3600
+    found = cone(root, FOLDER, table["ra"][row].as_py(), table["dec"][row].as_py(), radius)
+    assert found["key"].to_pylist() == table.filter(pa.array(within))["key"].to_pylist()
+    assert within[row]
+
+
+def test_a_cone_gives_the_columns_asked_for(root):
+    found = cone(root, FOLDER, 45.0, 60.0, 30.0, columns=["key", "imager_mag"])
+    assert found.column_names == ["key", "imager_mag"]
+    assert len(cone(root, FOLDER, 200.0, 10.0, 0.001)) == 0
+
+
+def piece(tmp_path, keys: list[str], dec: list[float], name: str = "a") -> Root:
+    """A piece of samples along the first meridian, where `_healpix_29` grows with declination."""
+    root = Root(str(tmp_path))
+    with root.writing(f"{name}.tar") as file:
+        written = write_samples(file, [Sample(key, {}, {"x": 1}) for key in keys])
+    place = np.full(len(dec), 45.0), np.array(dec)
+    root.write_table(f"{name}.parquet", piece_index(written, healpix29(*place), *place, pa.table({"x": [1] * len(keys)}), RECIPE))
+    return root
+
+
+def test_a_repeated_key_is_named(tmp_path):
+    piece(tmp_path, ["k-1", "k-2"], [10.0, 20.0])
+    root = piece(tmp_path, ["k-3", "k-2"], [30.0, 40.0], "b")
+    plan = plan_shards([piece_sizes(root, f"{name}.parquet") for name in "ab"], RECIPE.shards)
+    with pytest.raises(BrokenArtefact, match="same key") as error:
+        write_index(root, "set", ["a.parquet", "b.parquet"], plan)
+    assert error.value.where["key"] == "k-2"
+    assert not root.exists(f"set/{INDEX_PATH}")
+
+
+def test_rows_out_of_sky_order_are_refused(tmp_path):
+    with pytest.raises(BrokenArtefact, match="sky order"):
+        piece(tmp_path, ["k-1", "k-2"], [40.0, 10.0])
+
+
+def test_pieces_out_of_sky_order_and_changed_pieces_are_refused(root):
+    sizes = [piece_sizes(root, path) for path in pieces()]
+    with pytest.raises(BrokenArtefact, match="sky order"):
+        write_index(root, "bad", pieces()[::-1], plan_shards(sizes[::-1], RECIPE.shards))
+    with pytest.raises(BrokenArtefact, match="changed since"):
+        write_index(root, "bad", pieces(), plan_shards([sizes[0]] * len(sizes), RECIPE.shards))
+    with pytest.raises(BadInput, match="at least one piece"):
+        write_index(root, "bad", [], plan_shards([], RECIPE.shards))
+    assert not root.exists(f"bad/{INDEX_PATH}")
+
+
+def test_a_scalar_may_not_take_the_name_of_a_column():
+    with pytest.raises(BadInput, match="column of the index"):
+        index_schema(pa.schema([("offset", pa.int64())]))
+
+
+def test_the_columns_are_packed(root):
+    file = pq.ParquetFile(root.path(f"{FOLDER}/{INDEX_PATH}"))
+    group = file.metadata.row_group(0)
+    packed = {group.column(number).path_in_schema: group.column(number) for number in range(group.num_columns)}
+    assert {column.compression for column in packed.values()} == {"ZSTD"}
+    assert "DELTA_BINARY_PACKED" in packed["_healpix_29"].encodings
+    assert "BYTE_STREAM_SPLIT" in packed["ra"].encodings
+    assert "RLE_DICTIONARY" in packed["shard"].encodings

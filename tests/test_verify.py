@@ -1,0 +1,311 @@
+"""The check of a set finds whatever was done to it, and names the file and the key."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import xxhash
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mmu_pipeline.errors import BadInput
+from mmu_pipeline.shards.check_shard import shard_problems
+from mmu_pipeline.shards.index import INDEX_PATH
+from mmu_pipeline.shards.samples import Sample
+from mmu_pipeline.shards.tar import write_samples
+from mmu_pipeline.stages.verify import verify
+from mmu_pipeline.storage import Root
+from tests.small_set import VERSION, SmallSet, make_small_set
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory) -> SmallSet:
+    return make_small_set(tmp_path_factory.mktemp("set"))
+
+
+@pytest.fixture
+def folder(original, tmp_path) -> Path:
+    """A copy of the set to do harm to, LATEST beside it."""
+    shutil.copytree(original.path.parent, tmp_path / "recipe")
+    return tmp_path / "recipe" / VERSION
+
+
+def problems(folder: Path) -> str:
+    return "\n".join(verify(str(folder)).problems)
+
+
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def rewrite_manifest(folder: Path, change: Callable[[dict], object]) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def rewrite_index(folder: Path, change: Callable[[pa.Table], pa.Table], honest: bool = True) -> None:
+    """Change the index, and the manifest's digest of it with it, as a faulty writer would."""
+    table = change(pq.read_table(folder / INDEX_PATH))
+    pq.write_table(table, folder / INDEX_PATH)
+    if honest:
+        digest = xxhash.xxh3_128_hexdigest((folder / INDEX_PATH).read_bytes())
+        rewrite_manifest(folder, lambda manifest: manifest["index"].update(digest=digest))
+
+
+def replaced(table: pa.Table, column: str, row: int, value: object) -> pa.Table:
+    values = table[column].to_pylist()
+    values[row] = value
+    return table.set_column(table.column_names.index(column), table.field(column), pa.array(values, table.field(column).type))
+
+
+def test_a_good_set_has_no_problems(folder):
+    steps = []
+    found = verify(str(folder), lambda done, total: steps.append((done, total)))
+    assert found.ok
+    assert found.problems == ()
+    assert (found.version, found.samples, found.shards) == (VERSION, 190, 5)
+    assert found.nbytes == sum(path.stat().st_size for path in folder.glob("*.tar"))
+    assert steps == [(number, 5) for number in range(1, 6)]
+
+
+def test_the_folder_of_a_recipe_means_its_latest_version(folder):
+    assert verify(str(folder.parent)).version == VERSION
+    assert verify(f"{folder}/").ok
+
+
+def test_a_set_in_an_object_store_is_checked_the_same(folder):
+    memory = fsspec.filesystem("memory")
+    memory.put(f"{folder}/", "/store/set/", recursive=True)
+    try:
+        assert verify("memory://store/set").ok
+        shard = "/store/set/train-000001.tar"
+        content = bytearray(memory.cat(shard))
+        content[5000] ^= 4
+        memory.pipe(shard, bytes(content))
+        assert "train-000001.tar: its digest" in "\n".join(verify("memory://store/set").problems)
+    finally:
+        memory.rm("/store", recursive=True)
+
+
+def test_no_set_is_an_error_with_a_hint(tmp_path):
+    with pytest.raises(BadInput, match="no set of shards"):
+        verify(str(tmp_path))
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(BadInput, match="not the manifest"):
+        verify(str(tmp_path))
+    (tmp_path / "manifest.json").write_text('{"format_version": 99}')
+    with pytest.raises(BadInput, match="format 99"):
+        verify(str(tmp_path))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_any_flipped_bit_is_found(original, tmp_path_factory, place, bit):
+    folder = tmp_path_factory.mktemp("flipped")
+    name = original.split("train")[1]
+    content = bytearray((original.path / name).read_bytes())
+    content[int(place * len(content))] ^= 1 << bit
+    (folder / name).write_bytes(content)
+    rows = pq.read_table(original.path / INDEX_PATH, filters=[("shard", "=", name)])
+    found = list(shard_problems(Root(str(folder)), name, original.manifest, rows))
+    assert len(found) >= 2
+    assert all(problem.startswith(f"{name}: ") for problem in found)
+
+
+def test_a_flipped_bit_in_an_array_names_the_sample(folder):
+    row = pq.read_table(folder / INDEX_PATH).slice(50, 1).to_pylist()[0]
+    flip(folder / row["shard"], row["offset"] + row["member_offset"][0] + 200)
+    found = verify(str(folder)).problems
+    assert f"{row['shard']}: {row['key']}: its bytes have changed: their digest is not that of the index" in found
+    assert f"{row['shard']}: its digest is not that of the manifest" in found
+    assert len(found) == 2
+
+
+def test_a_missing_shard_is_named(folder):
+    (folder / "train-000002.tar").unlink()
+    assert problems(folder) == "train-000002.tar: is missing"
+
+
+def test_swapped_shards_are_named(folder):
+    (folder / "train-000000.tar").rename(folder / "aside")
+    (folder / "train-000001.tar").rename(folder / "train-000000.tar")
+    (folder / "aside").rename(folder / "train-000001.tar")
+    found = problems(folder)
+    assert "train-000000.tar: holds the content of train-000001.tar" in found
+    assert "train-000001.tar: holds the content of train-000000.tar" in found
+
+
+@pytest.mark.parametrize("cut", [1, 512, 1024, 1025, 5000])
+def test_a_truncated_tail_is_found(folder, cut):
+    path = folder / "test-000000.tar"
+    path.write_bytes(path.read_bytes()[:-cut])
+    found = problems(folder)
+    assert "test-000000.tar: has" in found
+    assert "test-000000.tar: the tar" in found
+
+
+def test_an_empty_shard_and_a_longer_one_are_found(folder):
+    (folder / "test-000000.tar").write_bytes(b"")
+    with (folder / "train-000000.tar").open("ab") as file:
+        file.write(bytes(10_240))
+    found = problems(folder)
+    assert "test-000000.tar: has 0 bytes" in found
+    assert "train-000000.tar: the tar does not end with two blocks of zeros" in found
+
+
+def test_a_tar_that_does_not_belong_is_named(folder):
+    shutil.copy(folder / "train-000000.tar", folder / "train-000009.tar")
+    assert problems(folder) == "train-000009.tar: is not a shard of this version"
+
+
+def test_the_index_of_another_version_is_recognised(folder, tmp_path):
+    other = make_small_set(tmp_path / "other", seed=12)
+    shutil.copy(other.path / INDEX_PATH, folder / INDEX_PATH)
+    found = problems(folder)
+    assert f"{INDEX_PATH}: is not the index that belongs to version {VERSION}" in found
+    assert "stands where the index has" in found
+
+
+def test_a_missing_or_broken_index_is_named_and_the_shards_still_checked(folder):
+    flip(folder / "train-000000.tar", 3000)
+    (folder / INDEX_PATH).write_bytes(b"PAR1 no parquet PAR1")
+    found = problems(folder)
+    assert f"{INDEX_PATH}: cannot be read" in found
+    assert "train-000000.tar: its digest is not that of the manifest" in found
+    (folder / INDEX_PATH).unlink()
+    assert f"{INDEX_PATH}: cannot be read" in problems(folder)
+
+
+def test_the_manifest_of_another_version_is_recognised(folder):
+    rewrite_manifest(folder, lambda manifest: manifest.update(version="ffffffffffff"))
+    assert f"manifest.json: is that of version ffffffffffff, in the folder of {VERSION}" in problems(folder)
+
+
+def test_latest_must_name_a_version_that_is_there(folder):
+    (folder.parent / "LATEST").write_text("eeeeeeeeeeee\n")
+    assert "LATEST: names the version eeeeeeeeeeee, which is not there" in problems(folder)
+
+
+def test_a_wrong_offset_or_digest_in_the_index_is_found(folder):
+    rewrite_index(folder, lambda table: replaced(table, "digest", 3, bytes(16)))
+    found = problems(folder)
+    assert "do not add up" in found
+    assert "their digest is not that of the index" in found
+
+
+def test_members_that_lie_elsewhere_are_found(folder):
+    rewrite_index(folder, lambda table: replaced(table, "member_nbytes", 3, table["member_nbytes"][4].as_py()[::-1]))
+    assert "its members do not lie where the index says" in problems(folder)
+
+
+def test_a_sample_in_the_wrong_split_is_found(folder):
+    rewrite_index(folder, lambda table: replaced(table, "split", 0, "test" if table["split"][0].as_py() != "test" else "train"))
+    found = problems(folder)
+    assert "but its sky belongs to" in found
+    assert "of order 3 is in" in found
+
+
+def test_a_sample_within_the_guard_is_found(folder):
+    rewrite_manifest(folder, lambda manifest: manifest["recipe"]["split"].update(guard_arcsec=3600))
+    assert "lies within 3600 arcsec of another split" in problems(folder)
+
+
+def test_a_repeated_key_is_found(folder):
+    rewrite_index(folder, lambda table: replaced(table, "key", 8, table["key"][7].as_py()))
+    key = pq.read_table(folder / INDEX_PATH)["key"][7].as_py()
+    assert f"{INDEX_PATH}: {key}: the key stands 2 times" in problems(folder)
+
+
+def test_rows_out_of_order_moved_off_their_pixel_or_missing_are_found(folder):
+    rewrite_index(folder, lambda table: table.take([*range(1, len(table)), 0]))
+    assert "not in sky order" in problems(folder)
+    rewrite_index(folder, lambda table: replaced(table, "ra", 0, float("nan")))
+    assert "its position is not on the sky" in problems(folder)
+    rewrite_index(folder, lambda table: replaced(table, "ra", 1, 12.5))
+    assert "its position is not in its pixel" in problems(folder)
+    rewrite_index(folder, lambda table: table.slice(5))
+    assert "the manifest" in problems(folder)
+    rewrite_index(folder, lambda table: table.drop_columns(["imager_mag"]))
+    assert f"{INDEX_PATH}: lacks the columns imager_mag" in problems(folder)
+
+
+@pytest.mark.parametrize(
+    "path", ["train.wids.json", ".nv-meta/.info.json", ".nv-meta/split.yaml", "train-000001.tar.idx", "README.md"]
+)
+def test_files_for_other_readers_are_checked(folder, path):
+    (folder / path).write_bytes(b"{}")
+    assert f"{path}: does" in problems(folder) or f"{path}: its front matter" in problems(folder)
+    (folder / path).unlink()
+    assert f"{path}: is missing" in problems(folder)
+
+
+def test_words_added_to_the_card_are_no_problem(folder):
+    with (folder / "README.md").open("a") as file:
+        file.write("\n---\nThanks to all.\n")
+    assert verify(str(folder)).ok
+
+
+def faulty(original: SmallSet, folder: Path, change: Callable[[Sample], Sample]) -> list[str]:
+    """Problems of a shard whose writer got one sample wrong, where size and digest are as the manifest says."""
+    keys = (
+        pq.read_table(original.path / INDEX_PATH, filters=[("shard", "=", "test-000000.tar")])
+        .sort_by("offset")["key"]
+        .to_pylist()
+    )
+    samples = [original.samples[key] for key in keys]
+    with (folder / "test-000000.tar").open("wb") as file:
+        rows = write_samples(file, [change(samples[0]), *samples[1:]])
+    content = (folder / "test-000000.tar").read_bytes()
+    manifest = json.loads(json.dumps(original.manifest))
+    manifest["splits"]["test"]["shards"][0] |= {"nbytes": len(content), "digest": xxhash.xxh3_128_hexdigest(content)}
+    return list(shard_problems(Root(str(folder)), "test-000000.tar", manifest, rows))
+
+
+def with_array(name: str, array: np.ndarray) -> Callable[[Sample], Sample]:
+    return lambda sample: Sample(sample.key, {**sample.arrays, name: array}, sample.record)
+
+
+def with_value(name: str, value: object) -> Callable[[Sample], Sample]:
+    return lambda sample: Sample(sample.key, sample.arrays, {**sample.record, name: value})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (with_array("imager.image", np.zeros((3, 8, 8))), "is float64, declared float32"),
+        (with_array("imager.image", np.zeros((3, 8, 9), "f4")), "has the shape"),
+        (with_array("imager.profile", np.zeros((5, 1))), "has the shape"),
+        (with_array("curves.time", np.zeros(99)), "n_obs is"),
+        (with_array("imager.extra", np.zeros(1)), "does not have the members"),
+        (lambda sample: Sample(sample.key, dict(list(sample.arrays.items())[1:]), sample.record), "does not have the members"),
+        (with_value("imager_mag", "bright"), "is not float32"),
+        (with_value("imager_n_visits", 2.5), "is not int32"),
+        (with_value("imager_n_visits", True), "is not int32"),
+        (with_value("has_curves", 1), "is not bool"),
+        (with_value("imager_psf", [1.0]), "is not a list of the declared length"),
+        (with_value("imager_mag", [1.0]), "is not one value"),
+        (with_value("more", 1), "does not have the keys"),
+    ],
+)
+def test_samples_that_are_not_as_declared_are_found(original, tmp_path, change, words):
+    found = faulty(original, tmp_path, change)
+    assert found
+    assert all(words in problem for problem in found)
+    assert all(problem.startswith("test-000000.tar: ") for problem in found)
+    assert not faulty(original, tmp_path, lambda sample: sample)
+
+
+def test_many_problems_of_a_file_are_counted(folder):
+    rewrite_index(folder, lambda table: table.set_column(1, table.field(1), pa.array(table["_healpix_29"].to_numpy() + 2**40)))
+    found = [problem for problem in verify(str(folder)).problems if problem.startswith(INDEX_PATH)]
+    assert len(found) == 6
+    assert found[-1].endswith("more problems")
