@@ -82,7 +82,7 @@ class Field(BaseModel):
     ivar: Name | None = None
     """Field with the inverse variance of this one: set to 0 wherever this one is not finite or its mask is bad."""
     mask: Name | None = None
-    """Field with the mask of this one (same shape, or this shape without its first dimensions): False where not finite."""
+    """Field with the mask of this one (same shape, or this shape without its first dimension): False where not finite."""
     error_of: Name | None = None
     """Column whose standard error this one is: null wherever that one is."""
     true_means: Literal["good", "bad"] | None = None

@@ -151,7 +151,7 @@ def _cast(field: Field, numbers: Array) -> Array:
         limits = np.iinfo(field.dtype)
         fits = (wide >= limits.min) & (wide <= limits.max) & (np.trunc(wide) == wide)
     else:
-        return numbers.astype(target)
+        return numbers.astype(target, copy=False)
     if not fits.all():
         raise BrokenSource(f"a value is not a {field.dtype}", column=field.name, value=numbers[~fits].flat[0])
     return numbers.astype(target)
