@@ -13,13 +13,13 @@ QUIET_DEFAULTS = {
     "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
     "PREFECT_TELEMETRY_ENABLE_RESOURCE_METRICS": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-    "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
 }
 EMBEDDED_DEFAULTS = {
     "PREFECT_HOME": str(user_cache_path("mmu_pipeline") / "prefect"),
     "PREFECT_SERVER_EPHEMERAL_ENABLED": "true",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
     "PREFECT_LOGGING_LEVEL": "WARNING",
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
 }
 """Where no server is named: one of our own on loopback for the time of the flow, with its records in a folder of its own."""
 

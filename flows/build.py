@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, cast
@@ -33,7 +34,7 @@ from mmu_pipeline.stages.build import STAGES, Build, Outcome, Unit
 from mmu_pipeline.stages.pipeline import finish_stage, run_unit, units_of
 from mmu_pipeline.stages.prepare import claim_root, prepare
 from mmu_pipeline.stages.publish import Published, publish
-from mmu_pipeline.storage import valid_receipt
+from mmu_pipeline.storage import each, valid_receipt
 
 GROUPS_AT_ONCE = 4
 """Prefect task runs at a time: enough that the tail of one group leaves no worker idle."""
@@ -77,8 +78,7 @@ def reusable(build: Build, units: Sequence[Unit]) -> dict[str, Outcome]:
         receipt = valid_receipt(build.root, unit.stage, unit.name, unit.fingerprint)
         return Outcome(unit, "reused", receipt) if receipt else None
 
-    with ThreadPoolExecutor(8) as pool:
-        return {outcome.unit.name: outcome for outcome in pool.map(look, units) if outcome}
+    return {outcome.unit.name: outcome for outcome in each(build.root, look, units) if outcome}
 
 
 def _lost_cluster(task: Any, task_run: Any, state: State[Any]) -> bool:
@@ -117,7 +117,8 @@ def run_stage(stage: str, build: Build, client: Client, batch: int, patience: Pa
     arrived: SimpleQueue[Any] = SimpleQueue()
     for group in groups:
         cells = f"{group[0].name} to {group[-1].name}" if group[1:] else group[0].name
-        run_group.submit(stage, cells, quote((client, build, group, arrived, batch, patience))).add_done_callback(arrived.put)
+        work = quote((open_once(), build, group, arrived, batch, patience))
+        run_group.submit(stage, cells, work).add_done_callback(arrived.put)
     open_groups = len(groups)
     while open_groups:
         try:
@@ -206,9 +207,10 @@ def build(
     folders = [Path(folder) for folder in survey_dirs or ()]
     plan = prepare(recipe, root=root, sources=sources, survey_dirs=folders, cells=cells, cone=cone, cache=cache)
     claim_root(plan, replace)
-    with shown(quiet) as show, open_client(cluster) as client:
+    with shown(quiet) as show, ExitStack() as stack:
+        open_once = lru_cache(lambda: stack.enter_context(open_client(cluster)))
         patience = Patience(without_outcome=patience_s)
-        stages = tuple(run_stage(stage, plan, client, batch_units, patience, show) for stage in STAGES)
+        stages = tuple(run_stage(stage, plan, open_once, batch_units, patience, show) for stage in STAGES)
         published = verify_and_publish(quote(plan))
     seconds = round(time.monotonic() - start, 2)
     result = BuildResult(**asdict(published), recipe=plan.recipe.name, stages=stages, seconds=seconds)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any, BinaryIO
+from functools import lru_cache
+from typing import Any, BinaryIO, TypeVar
 
 import fsspec
 import fsspec.implementations.local
@@ -22,6 +24,11 @@ from mmu_pipeline import __version__
 from mmu_pipeline.errors import BadInput, BrokenArtefact
 from mmu_pipeline.sky import Cell
 
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+REQUESTS_AT_ONCE = 16
+"""Small files of an object store that are read at a time."""
+
 
 @dataclass(frozen=True)
 class Root:
@@ -31,11 +38,11 @@ class Root:
 
     @property
     def fs(self) -> fsspec.AbstractFileSystem:
-        return url_to_fs(self.url)[0]
+        return _place(self.url, os.getcwd())[0]
 
     def path(self, relative: str) -> str:
         """Absolute path of an artefact, as this root's filesystem understands it."""
-        return f"{url_to_fs(self.url)[1].rstrip('/')}/{relative}"
+        return f"{_place(self.url, os.getcwd())[1]}/{relative}"
 
     @property
     def is_local(self) -> bool:
@@ -116,6 +123,13 @@ class Root:
         """Remove an artefact; nothing happens if it is not there."""
         if self.exists(relative):
             self.fs.rm(self.path(relative), recursive=recursive)
+
+
+@lru_cache(maxsize=64)
+def _place(url: str, working_folder: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Filesystem and absolute path of a URL; kept, since every small file asks. A relative path hangs on the working folder."""
+    fs, path = url_to_fs(url)
+    return fs, path.rstrip("/")
 
 
 def object_folder(survey: str) -> str:
@@ -201,6 +215,14 @@ def valid_receipt(root: Root, stage: str, unit: str, wanted: str) -> Receipt | N
         return None
     whole = all(root.size(path) == size for path, size in receipt.outputs.items())
     return receipt if whole else None
+
+
+def each(root: Root, look: Callable[[Item], Found], items: Iterable[Item]) -> list[Found]:
+    """`look` at many small files of a root, in order: in threads where each costs a round trip, one by one on a local disk."""
+    if root.is_local:
+        return [look(item) for item in items]
+    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+        return list(pool.map(look, items))
 
 
 def write_receipt(root: Root, receipt: Receipt) -> Receipt:

@@ -7,7 +7,6 @@ import time
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import healpy as hp
@@ -22,6 +21,7 @@ from mmu_pipeline.stages.build import Build, Outcome, Unit
 from mmu_pipeline.stages.download import SourceFile, list_files, read_text_beside
 from mmu_pipeline.storage import (
     Receipt,
+    each,
     fingerprint,
     match_folder,
     object_folder,
@@ -40,7 +40,6 @@ STAGE_FUNCTIONS: Mapping[str, Callable[[Unit, Build], Receipt]] = {
 }
 FILES_PER_SCAN = 64
 """Files of one scan unit, where a survey is not cut by cell."""
-READ_THREADS = 16
 
 
 def run_unit(unit: Unit, build: Build) -> Outcome:
@@ -118,9 +117,8 @@ def _stage_list(build: Build, stage: str) -> str:
 
 def read_receipts(build: Build, stage: str, names: Iterable[str]) -> list[Receipt]:
     """Receipts of units that have one, in the order of their names."""
-    with ThreadPoolExecutor(READ_THREADS) as pool:
-        found = pool.map(lambda name: read_receipt(build.root, stage, name), names)
-        return [receipt for receipt in found if receipt is not None]
+    found = each(build.root, lambda name: read_receipt(build.root, stage, name), names)
+    return [receipt for receipt in found if receipt is not None]
 
 
 def stage_receipts(build: Build, stage: str) -> list[Receipt]:
