@@ -77,16 +77,15 @@ def _crowded(index: pa.Table, most: int) -> list[tuple[float, float]]:
 
 
 def _close_up(axes: Axes, centre: tuple[float, float], index: pa.Table, objects: Mapping[str, tuple[Float, Float]]) -> None:
-    """A field of a few degrees in tangent-plane offsets, with cell borders; a ring around an object for each survey that lists it."""
+    """A field of a few degrees in tangent-plane offsets, with cell borders; a ring for each survey that lists an object."""
     x, y = _tangent(index["ra"].to_numpy(), index["dec"].to_numpy(), centre)
     near = np.hypot(x, y) < 3
     reach = max(0.05, 1.15 * float(np.quantile(np.hypot(x[near], y[near]), 0.97)))
     for ra, dec in _outlines(np.unique(pixels_at(index["_healpix_29"].to_numpy(), CELL_ORDER))):
         axes.plot(*_tangent(ra, dec, centre), color=FAINT, linewidth=0.8)
     for ring, (colour, (ra, dec)) in enumerate(zip(SURVEY_COLOURS, objects.values(), strict=False)):
-        axes.plot(
-            *_tangent(ra, dec, centre), "o", markersize=3.6 + 2 * ring, markerfacecolor="none", color=colour, markeredgewidth=0.8
-        )
+        place, size = _tangent(ra, dec, centre), 3.6 + 2.4 * ring
+        axes.plot(*place, "o", markersize=size, markerfacecolor="none", color=colour, markeredgewidth=0.6)
     split = index["split"].to_numpy(zero_copy_only=False)
     for name, colour in SPLIT_COLOURS.items():
         axes.plot(x[split == name], y[split == name], ".", markersize=2.4, color=colour)
