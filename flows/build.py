@@ -105,7 +105,9 @@ def run_group(stage: str, cells: str, work: Any) -> int:
     return count
 
 
-def run_stage(stage: str, build: Build, client: Client, batch: int, patience: Patience, show: Callable[[Tally], None]) -> Tally:
+def run_stage(
+    stage: str, build: Build, open_once: Callable[[], Client], batch: int, patience: Patience, show: Callable[[Tally], None]
+) -> Tally:
     """Run what is open of one stage, a Prefect task run per group, and finish the stage."""
     units = units_of(stage, build)
     tally, outcomes = Tally(stage, len(units)), reusable(build, units)
