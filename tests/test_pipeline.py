@@ -18,7 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmu_pipeline.errors import BadInput, PipelineError
-from mmu_pipeline.stages import pipeline
+from mmu_pipeline.simulate.light_curves import LightCurve
+from mmu_pipeline.simulate.serve import Busy, CutShort, Served, serving
+from mmu_pipeline.simulate.snana import PLAIN, Supernova, Traps, write_snana
+from mmu_pipeline.stages import download, pipeline
 from mmu_pipeline.stages.build import STAGES, Build, Outcome
 from mmu_pipeline.stages.overview import plan, status
 from mmu_pipeline.stages.pipeline import finish_stage, run_unit, units_of
@@ -290,3 +293,60 @@ def test_a_bug_in_a_reader_sets_the_cell_aside_with_its_place_in_the_code(sky: S
     assert outcome.status == "set_aside"
     assert "unexpected ZeroDivisionError: odd data" in outcome.receipt.reason
     assert "test_pipeline.py" in outcome.receipt.reason
+
+
+def over_http(sky: Sky, server: Served, root: str = "root") -> Build:
+    return sky.prepare(root, sources={name: f"{server.url}/{name}" for name in ("one", "two")})
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "wait_random_exponential", lambda *_, **__: lambda _state: 0.01)
+
+
+@pytest.mark.usefixtures("quick_retries")
+def test_downloads_that_fail_for_a_while_change_nothing(sky: Sky) -> None:
+    cells = sorted(sky.files)
+    faults = {f"one/healpix={cells[0]}/001-of-001.hdf5": Busy(2), f"one/healpix={cells[1]}/001-of-001.hdf5": CutShort(2)}
+    with serving(sky.folder, faults) as server:
+        _, published = run_all(over_http(sky, server))
+    assert published.set_aside == ()
+    with serving(sky.folder) as server:
+        _, undisturbed = run_all(over_http(sky, server, "undisturbed"))
+    assert members(published) == members(undisturbed)
+
+
+@pytest.mark.usefixtures("quick_retries")
+def test_a_file_that_cannot_be_had_sets_its_cell_aside_until_it_can(sky: Sky) -> None:
+    cell = sorted(sky.files)[0]
+    with serving(sky.folder, {f"one/healpix={cell}/001-of-001.hdf5": CutShort(9999)}) as server:
+        outcomes, published = run_all(over_http(sky, server))
+        assert [entry["unit"] for entry in published.set_aside] == [f"one/{cell}"]
+        assert "no place gave this file whole" in published.set_aside[0]["reason"]
+        assert f"{server.url}/one/healpix={cell}/001-of-001.hdf5" in published.set_aside[0]["reason"]
+        assert {outcome.unit.name for outcome in outcomes["scan"] if outcome.status == "set_aside"} == {f"one/{cell}"}
+
+
+def test_a_broken_text_file_is_left_out_alone_and_told(tmp_path: Path) -> None:
+    places = [(10.0 + number, -20.0) for number in range(5)]
+    for number, (ra, dec) in enumerate(places):
+        curve = LightCurve(np.arange(50000.0, 50004.0), np.arange(4.0) + number, np.ones(4))
+        traps = Traps(broken_row=1) if number == 2 else PLAIN
+        write_snana(tmp_path / "raw" / f"sn{number}.txt", Supernova(f"{number:04d}", ra, dec, {"g": curve}), traps)
+    flux = {"name": "flux", "dtype": "float32", "shape": ["epoch"], "from": "FLUXCAL"}
+    form = {"reader": "snana", "files": ["*.txt"], "object_id": "SNID", "ra": "RA", "dec": "DECL"}
+    survey_yaml(
+        tmp_path / "surveys", "sne", tmp_path, modality="light_curve", forms={"snana": form}, fields=[flux], partition_order=0
+    )
+    recipe = recipe_yaml(tmp_path, "sne", primary={"survey": "sne"})
+    build = prepare(
+        str(recipe), root=str(tmp_path / "root"), survey_dirs=[tmp_path / "surveys"], sources={"sne": str(tmp_path / "raw")}
+    )
+    outcomes, published = run_all(build)
+    assert published.samples == 4
+    assert [receipt.receipt.status for receipt in outcomes["scan"]] == ["partial"]
+    assert [entry["unit"] for entry in published.set_aside] == ["sne/all-0000"]
+    assert str(tmp_path / "raw" / "sn2.txt") in published.set_aside[0]["reason"]
+    _, again = run_all(build)
+    assert again.reused
+    assert len(again.set_aside) == 1
