@@ -47,7 +47,7 @@ class Form(_Model):
     member_list: str | None = None
     """A text file beside the data that names the files which belong; the others are counted as not listed."""
     checksums: str | None = None
-    """A file beside the data in the format of `sha256sum`; downloads are checked against it."""
+    """A file beside the data in the format of `sha256sum`; downloads are checked against it. SHA256SUMS needs not be named."""
     object_id: str = "object_id"
     """Source name of the id, or a template of several: "{SNID:06d}"."""
     id_prefix: str = ""

@@ -91,6 +91,17 @@ def test_a_wrong_checksum_is_not_accepted(place: Path, tmp_path: Path) -> None:
             fetch(source(server.url, "f.txt", sha256="0" * 64), str(tmp_path / "two"))
 
 
+def test_checksums_beside_the_data_are_found(place: Path, tmp_path: Path) -> None:
+    good = hashlib.sha256((place / "f.txt").read_bytes()).hexdigest()
+    (place / "SHA256SUMS").write_text(f"{good}  f.txt\n")
+    with serving(place) as server:
+        (listed,) = list_files(FLAT, server.url)
+        assert listed.sha256 == good
+        (place / "f.txt").write_bytes(b"x" * 5000)
+        with pytest.raises(Unreachable, match="published is"):
+            fetch(listed, str(tmp_path / "cache"))
+
+
 def test_a_cached_file_of_another_version_is_fetched_again(place: Path, tmp_path: Path) -> None:
     with serving(place) as server:
         fetch(source(server.url, "f.txt", tag="one"), str(tmp_path / "cache"))

@@ -28,6 +28,7 @@ from mmu_pipeline.errors import BadInput, BrokenSource, Unreachable
 from mmu_pipeline.storage import digest
 
 CELL_FOLDER = re.compile(r"healpix=0*(\d+)")
+USUAL_CHECKSUMS = "SHA256SUMS"
 ATTEMPTS = 4
 LISTING_THREADS = 16
 T = TypeVar("T")
@@ -94,7 +95,7 @@ def list_files(form: Form, url: str, mirrors: Collection[str] = (), cells: Colle
     """
     fs, base = url_to_fs(url)
     base = base.rstrip("/")
-    sums = _checksums(form, url)
+    sums = _checksums(form, url, {_base_name(entry) for entry in _ls(fs, base)})
     found = [
         SourceFile(relative, tuple(f"{place.rstrip('/')}/{relative}" for place in (url, *mirrors)),
                    info.get("size"), _tag(info), _cell_of(relative) if form.cut_by_cell else None, sums.get(relative))
@@ -189,10 +190,12 @@ def read_text_beside(url: str, name: str) -> str:
     return bytes(retried(lambda: fs.cat_file(path), path)).decode("utf-8", "replace")
 
 
-def _checksums(form: Form, url: str) -> dict[str, str]:
-    if form.checksums is None:
+def _checksums(form: Form, url: str, there: Collection[str]) -> dict[str, str]:
+    """sha256 by path, from the form's file of checksums, or from one under the usual name where there is one."""
+    name = form.checksums or USUAL_CHECKSUMS
+    if name not in there and form.checksums is None:
         return {}
-    lines = (line.split(maxsplit=1) for line in read_text_beside(url, form.checksums).splitlines() if line.strip())
+    lines = (line.split(maxsplit=1) for line in read_text_beside(url, name).splitlines() if line.strip())
     return {path.lstrip("*./").strip(): value.lower() for value, path in lines}
 
 
