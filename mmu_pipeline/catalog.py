@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ByteSize, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, ValidationError, model_validator
 from pydantic import Field as Key
 
 from mmu_pipeline.errors import BadInput
@@ -23,15 +24,30 @@ class Misplaced(ValueError):
         super().__init__(what)
 
 
+def _pattern(value: str) -> str:
+    try:
+        groups = re.compile(value).groups
+    except re.error as error:
+        raise ValueError(f"{value!r} is not a regular expression: {error}") from error
+    if groups < 1:
+        raise ValueError(f"{value!r} has no group: put what names the object in parentheses")
+    return value
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
 class Padding(_Model):
-    """How a form fills arrays to a common length: elements where `field` equals `value` are not data."""
+    """How a form fills arrays to a common length: elements where `field` equals `value` (or one of several) are not data."""
 
     field: Name
-    value: float
+    value: float | tuple[float, ...]
+    """NaN is a value like others. A field of several dimensions must equal it in all of an element."""
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        return self.value if isinstance(self.value, tuple) else (self.value,)
 
 
 class Form(_Model):
@@ -54,7 +70,18 @@ class Form(_Model):
     """What this form writes before the survey's own id; removed."""
     ra: SourceNames = ("ra",)
     dec: SourceNames = ("dec",)
+    position_precision_arcsec: float = Key(default=0.0, ge=0)
+    """How far its positions are off because of the type they are stored in: 0.06 where right ascension is float32."""
     padding: Padding | None = None
+    planes: SourceNames = ()
+    """Source name of the bands of an image's planes, a list per row: planes are put in the order of `bands`, absent ones are
+    0 and masked. Without it they are taken to stand in that order."""
+    parts: Annotated[str, AfterValidator(_pattern)] | None = None
+    """Regular expression of a data file's name: files of one folder that agree in its first group are pieces of one object,
+    joined in order of their names. Such a form is read from a local folder."""
+    companions: dict[Name, tuple[str, str]] = Key(default_factory=dict)
+    """Other files that belong to each data file: role -> (part of its name, what stands there instead). With a `/` the
+    replacement is a path from the file's folder: `redrock: [coadd-, redrock-]`, `source: [Xp, ../source/Gaia]`."""
     faults: tuple[str, ...] = ()
     """Known faults of the published form, each a sentence: printed on the survey's page and on every card."""
 
@@ -74,6 +101,8 @@ class Survey(_Model):
     """Order of the files of its object table: 0 for a few hundred rows, 4 as the MMU is cut, deeper where dense."""
     order_by: tuple[Name, ...] = ()
     """Ragged members by which the observations of one object are sorted, whatever order its source has."""
+    epoch: float | None = None
+    """Julian year of its positions, where they have one; stars move."""
     repeated_ids: bool = False
     """Whether one id may stand in several rows (repeat observations). If not, a second row is counted as a duplicate."""
     licence: str
@@ -104,7 +133,8 @@ class Survey(_Model):
                 raise Misplaced(
                     f"the mask {field.mask!r} of {field.name!r} lacks true_means: good or bad", "fields", number, "mask"
                 )
-            for key, forms in (("from", field.source), ("offset", field.offset)):
+            by_form = ("power", "scale", "offset", "pixel_shift", "log_grid", "axes", "constant")
+            for key, forms in (("from", field.source), *((key, getattr(field, key)) for key in by_form)):
                 if unknown := sorted(set(forms) - set(self.forms) if isinstance(forms, dict) else ()):
                     raise Misplaced(f"the field {field.name!r} names forms that do not exist: {unknown}", "fields", number, key)
         if unknown := [name for name in self.order_by if name not in names or not self.field(name).is_ragged]:

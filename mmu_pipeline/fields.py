@@ -73,8 +73,20 @@ class Field(BaseModel):
     source: SourceNamesByForm = Key(default_factory=dict, alias="from")
     """Name in the source: one for all forms, or one per form; absent means our own name, null that the form lacks it.
     A list holds alternatives: the first that a file has counts."""
+    power: dict[str, float] = Key(default_factory=dict)
+    """Form -> exponent: -2 where a form holds the standard error of which this field is the inverse variance."""
+    scale: dict[str, float] = Key(default_factory=dict)
+    """Form -> factor: 1e17 where a form is in erg/s/cm2/A and this field in 1e-17 of it."""
     offset: dict[str, float] = Key(default_factory=dict)
-    """Form -> number to add to its values: 53000 where a form counts days from MJD 53000."""
+    """Form -> number to add: 53000 where a form counts days from MJD 53000. value = scale x source ** power + offset."""
+    pixel_shift: dict[str, float] = Key(default_factory=dict)
+    """Form -> pixels by which its grid is too far along, undone: 2 where each wavelength is that of two pixels on."""
+    log_grid: dict[str, tuple[float, float]] = Key(default_factory=dict)
+    """Form -> (start, step) of the grid in log10 on which its values lie: what rounding did to them is undone."""
+    axes: dict[str, tuple[int, ...]] = Key(default_factory=dict)
+    """Form -> order in which the axes of a source row become ours: [2, 0, 1] where an image has its bands last."""
+    constant: dict[str, float | str] = Key(default_factory=dict)
+    """Form -> what its files leave out because it is the same for all: the bands of its light curves, "u,g,r"."""
     column: bool = False
     """A short fixed-shape field (four magnitudes) that belongs in the object table rather than in a member of its own."""
     sentinels: tuple[float | str, ...] = ()
@@ -94,6 +106,10 @@ class Field(BaseModel):
     zero_point: float | None = None
     """AB or Vega magnitude of one unit of flux, where the unit is not physical."""
     pixel_scale_arcsec: float | None = None
+    medium: Literal["vacuum", "air"] | None = None
+    """Of wavelengths: where they were measured."""
+    time_system: str | None = None
+    """Of times: what is counted from when by which clock, as in `MJD UTC` or `BJD TDB - 2454833`."""
     nominal_length: int = 1024
     """Typical length of the dimension that varies, for planning bytes only."""
 
@@ -105,6 +121,8 @@ class Field(BaseModel):
             raise ValueError("column: true is for fields of a fixed shape")
         if self.is_member and self.dtype == "string":
             raise ValueError("text is a column, not an array: give band codes with `bands` instead")
+        if any(sorted(axes) != list(range(len(self.shape))) for axes in self.axes.values()):
+            raise ValueError("axes must name each axis of the field's shape once, from 0")
         if (self.true_means is not None) and self.dtype != "bool":
             raise ValueError("true_means belongs to a field of dtype bool")
         return self
@@ -153,6 +171,10 @@ class Field(BaseModel):
     def source_name(self, form: str) -> str | None:
         """The preferred name of this field in one form; None where that form does not carry it."""
         return next(iter(self.source_names(form)), None)
+
+    def is_carried(self, form: str) -> bool:
+        """Whether one form of the survey has this field."""
+        return bool(self.source_names(form)) or form in self.constant
 
     def absent(self) -> Array:
         """The array that stands for a counterpart that is not there: zeros, of length 0 where the length varies."""

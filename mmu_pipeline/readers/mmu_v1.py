@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,12 @@ from mmu_pipeline.catalog import Form, Survey
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array, Field
 from mmu_pipeline.readers import ObjectRows, Skipped, hdf5, normalise
+from mmu_pipeline.readers.planes import has_planes, in_order_of_bands
 from mmu_pipeline.readers.ragged import frames_of, unpadded
 from mmu_pipeline.sky import Int
 
 NO_ID = "no object id"
+INDEXED = re.compile(r"(.+)\[([-:,\d\s]+)\]")
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,36 @@ class Rows:
 
     file: h5py.File
     single: bool
+    count: int
 
     def take(self, names: Sequence[str], column: str, rows: Int | None = None) -> Array:
-        """All or chosen rows of the first of `names` that is there. Raises BrokenSource."""
+        """All or chosen rows of the first of `names` that is there; of each row the part that "name[:, 0]" says.
+
+        Raises BrokenSource.
+        """
         if not names:
             raise BrokenSource("this form of the survey does not carry the field", column=column)
-        source = hdf5.dataset(self.file, names, column)
+        split = [INDEXED.fullmatch(name) for name in names]
+        bare = [found[1] if found else name for name, found in zip(names, split, strict=True)]
+        source = hdf5.dataset(self.file, bare, column)
+        values = self._rows_of(source, column, rows)
+        index = next((found[2] for found in split if found and found[1].lower() == source.name[1:].lower()), None)
+        return values if index is None else _indexed(values, index, column)
+
+    def field(self, field: Field, form: str, planes: Sequence[str] = (), rows: Int | None = None) -> Array:
+        """All or chosen rows of a field, with its axes and planes in the declared order. Raises BrokenSource."""
+        if form in field.constant and not field.source_names(form):
+            return np.full(self.count if rows is None else len(rows), field.constant[form])
+        values = self.take(field.source_names(form), field.name, rows)
+        if form in field.axes:
+            if values.ndim != len(field.shape) + 1:
+                raise BrokenSource("not the declared shape", column=field.name, shape=values.shape[1:], declared=field.shape)
+            values = np.ascontiguousarray(values.transpose(0, *(1 + axis for axis in field.axes[form])))
+        if planes and has_planes(field):
+            values = in_order_of_bands(field, values, self.take(planes, field.name, rows))
+        return values
+
+    def _rows_of(self, source: h5py.Dataset, column: str, rows: Int | None) -> Array:
         if self.single:
             values = hdf5.whole(source)[np.newaxis]
             if rows is not None and rows.any():
@@ -52,8 +79,8 @@ def read_objects(survey: Survey, form: str, path: Path) -> ObjectRows:
             name: normalise.numbers_of(found.take(names, name), name).astype(np.float64)
             for name, names in (("ra", declared.ra), ("dec", declared.dec))
         }
-        carried = [(field.name, field.source_names(form)) for field in survey.columns]
-        sources = {name: found.take(names, name) for name, names in carried if names}
+        carried = [field for field in survey.columns if field.is_carried(form)]
+        sources = {field.name: found.field(field, form, declared.planes) for field in carried}
         for name, values in {**position, **sources}.items():
             if len(values) != len(ids):
                 raise BrokenSource("not one value per id", column=name, rows=len(values), ids=len(ids))
@@ -81,7 +108,7 @@ def read_arrays(
             found = _rows(file, declared)
             ids = {name: found.take((name,), name, rows) for name in normalise.id_sources(declared)}
             _check_ids(rows, normalise.object_ids(declared, ids), object_ids)
-            sources = {field.name: found.take(field.source_names(form), field.name, rows) for field in needed}
+            sources = {field.name: found.field(field, form, declared.planes, rows) for field in needed}
         for field in needed:
             if not field.is_ragged and sources[field.name].shape[1:] != field.shape:
                 shape = sources[field.name].shape[1:]
@@ -101,12 +128,25 @@ def _needed(survey: Survey, form: str, members: Sequence[Field]) -> list[Field]:
     if any(field.is_ragged for field in members):
         padding = survey.forms[form].padding
         names |= {*survey.order_by, *([padding.field] if padding else [])}
-    return [field for field in survey.members if field.name in asked or (field.name in names and field.source_names(form))]
+    return [field for field in survey.members if field.name in asked or (field.name in names and field.is_carried(form))]
 
 
 def _rows(file: h5py.File, form: Form) -> Rows:
     first = normalise.id_sources(form)[0]
-    return Rows(file, single=hdf5.dataset(file, (first,), first).shape == ())
+    shape = hdf5.dataset(file, (first,), first).shape
+    return Rows(file, single=shape == (), count=shape[0] if shape else 1)
+
+
+def _indexed(values: Array, index: str, column: str) -> Array:
+    """The part of each row that an index such as ":, 0" says."""
+    try:
+        cut = [
+            slice(*(int(end) if end else None for end in part.strip().split(":"))) if ":" in part else int(part)
+            for part in index.split(",")
+        ]
+        return np.asarray(values[(slice(None), *cut)])
+    except (ValueError, IndexError) as error:
+        raise BrokenSource("a row has no such part", column=column, part=f"[{index}]", shape=values.shape[1:]) from error
 
 
 def _check_ids(rows: Int, found: Sequence[str], expected: Sequence[str]) -> None:

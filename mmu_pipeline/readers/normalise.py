@@ -94,6 +94,8 @@ def columns(survey: Survey, form: str, sources: Mapping[str, Array], count: int)
 
 def column(field: Field, form: str, values: Array) -> pa.Array:
     """One column field of shape (n, *field.shape) as an Arrow array. Raises BrokenSource naming the column."""
+    if not field.shape and values.ndim > 1 and values.size == len(values):
+        values = values.reshape(-1)
     if values.shape[1:] != field.shape:
         raise BrokenSource("not the declared shape", column=field.name, shape=values.shape[1:], declared=field.shape)
     if field.dtype == "string":
@@ -104,7 +106,7 @@ def column(field: Field, form: str, values: Array) -> pa.Array:
         return pa.array([None if text == "" or text in field.sentinels else text for text in texts], pa.string())
     numbers = numbers_of(values, field.name, field.sentinels)
     missing = _is_sentinel(field, numbers) | ~np.isfinite(numbers)
-    known = _cast(field, _shifted(field, form, np.where(missing, np.zeros((), numbers.dtype), numbers)))
+    known = _cast(field, _converted(field, form, np.where(missing, np.ones((), numbers.dtype), numbers)))
     flat = pa.array(known.reshape(-1), mask=missing.reshape(-1))
     return pa.FixedSizeListArray.from_arrays(flat, field.arrow_type.list_size) if field.shape else flat
 
@@ -137,8 +139,13 @@ def _is_sentinel(field: Field, numbers: Array) -> npt.NDArray[np.bool_]:
     return found
 
 
-def _shifted(field: Field, form: str, numbers: Array) -> Array:
-    return np.asarray(numbers.astype(np.float64) + field.offset[form]) if form in field.offset else numbers
+def _converted(field: Field, form: str, numbers: Array) -> Array:
+    """Source values in the field's own terms: scale x source ** power + offset, in float64 where any is declared."""
+    if form not in {*field.power, *field.scale, *field.offset}:
+        return numbers
+    with np.errstate(divide="ignore", over="ignore"):
+        raised = numbers.astype(np.float64) ** field.power.get(form, 1.0)
+    return np.asarray(field.scale.get(form, 1.0) * raised + field.offset.get(form, 0.0))
 
 
 def _cast(field: Field, numbers: Array) -> Array:
@@ -166,11 +173,42 @@ def member(field: Field, form: str, values: Array) -> Array:
         raise BrokenSource("not numbers", column=field.name, dtype=values.dtype, declared=field.dtype)
     if field.true_means == "bad":
         return np.asarray(values == 0)
-    numbers = _shifted(field, form, values)
+    numbers = _converted(field, form, values)
+    if form in field.log_grid:
+        numbers = on_log_grid(field, numbers, *field.log_grid[form])
+    if form in field.pixel_shift:
+        numbers = unshifted(numbers, field.pixel_shift[form])
     missing = _is_sentinel(field, values)
     if missing.any() and field.numpy_dtype.kind == "f":
         numbers = np.where(missing, np.nan, numbers)
     return _cast(field, numbers)
+
+
+def on_log_grid(field: Field, values: Array, start: float, step: float) -> Array:
+    """Wavelengths put back on the grid 10 ** (start + step x i) from which rounding took them; padding (<= 0) stays.
+
+    Raises BrokenSource where one is more than a quarter of a pixel off.
+    """
+    wavelength: npt.NDArray[Any] = values.astype(np.float64)
+    data = wavelength > 0
+    pixel = (np.log10(wavelength, where=data, out=np.full(wavelength.shape, start)) - start) / step
+    whole = np.rint(pixel)
+    far = np.abs(pixel - whole) > 0.25
+    if far.any():
+        raise BrokenSource("a value is not on the declared grid", column=field.name, value=wavelength[far].flat[0])
+    return np.where(data, 10 ** (start + step * whole), wavelength)
+
+
+def unshifted(values: Array, pixels: float) -> Array:
+    """Rows (n, length) of pieces that each rise by a constant step, moved back by some pixels of their own step."""
+    result = values.astype(np.float64)
+    for row in result:
+        steps = np.diff(row)
+        typical = np.median(steps[steps > 0]) if (steps > 0).any() else 0.0
+        for piece in np.split(row, np.flatnonzero((steps <= 0) | (steps > 10 * typical)) + 1):
+            if len(piece) > 1:
+                piece -= pixels * (piece[-1] - piece[0]) / (len(piece) - 1)
+    return result
 
 
 def with_companions(survey: Survey, names: Set[str]) -> set[str]:

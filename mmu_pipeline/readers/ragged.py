@@ -6,16 +6,22 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mmu_pipeline.catalog import Form, Survey
+from mmu_pipeline.catalog import Form, Padding, Survey
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array, Field
 from mmu_pipeline.readers.normalise import as_text
+from mmu_pipeline.sky import Bool
+
+
+def known_bands(field: Field) -> dict[str, int]:
+    """Band name, also as sources spell it -> index into `field.bands`."""
+    known = {name: code for code, name in enumerate(field.bands)}
+    return known | {alias: known[name] for alias, name in field.band_aliases.items()}
 
 
 def band_codes(field: Field, names: Sequence[str]) -> Array:
     """Index of each band name into `field.bands`. Raises BrokenSource for a band that is not declared."""
-    known = {name: code for code, name in enumerate(field.bands)}
-    known |= {alias: known[name] for alias, name in field.band_aliases.items()}
+    known = known_bands(field)
     distinct, back = np.unique(np.array(names, str), return_inverse=True)
     unknown = [name for name in distinct.tolist() if name not in known]
     if unknown:
@@ -44,7 +50,7 @@ def unpadded(survey: Survey, form: Form, sources: Mapping[str, Array], blocks: M
     keep = {dimension: np.ones(shape, bool) for dimension, shape in frames.items()}
     if form.padding and form.padding.field in sources:
         dimension = str(survey.field(form.padding.field).shape[0])
-        keep[dimension] = np.asarray(sources[form.padding.field] != form.padding.value)
+        keep[dimension] = ~is_padding(form.padding, sources[form.padding.field], len(frames[dimension]))
     padded = []
     for field in fields:
         dimension = str(field.shape[0])
@@ -56,6 +62,14 @@ def unpadded(survey: Survey, form: Form, sources: Mapping[str, Array], blocks: M
         row |= {field.name: band_codes(field, row[field.name].tolist()) for field in fields if field.is_band_code}
         rows.append(sorted_observations(survey, row))
     return {field.name: [row[field.name] for row in rows] for field in fields}
+
+
+def is_padding(padding: Padding, values: Array, ndim: int) -> Bool:
+    """Which elements, along the first `ndim` axes of the padding's field, only fill an array."""
+    found = np.zeros(values.shape, bool)
+    for value in padding.values:
+        found |= np.asarray(values != values) if np.isnan(value) else np.asarray(values == value)
+    return np.asarray(found.all(axis=tuple(range(ndim, values.ndim))))
 
 
 def frames_of(fields: Sequence[Field], sources: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:

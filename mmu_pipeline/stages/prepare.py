@@ -14,7 +14,7 @@ from mmu_pipeline.expressions import parse_where
 from mmu_pipeline.readers import reader
 from mmu_pipeline.sky import CELL_ORDER, cone_cells
 from mmu_pipeline.stages.build import Build, Source
-from mmu_pipeline.stages.download import detect_form, public_url
+from mmu_pipeline.stages.download import detect_form, is_local, public_url
 from mmu_pipeline.storage import Root, claim
 
 Chosen = TypeVar("Chosen", bound=Selection)
@@ -72,9 +72,14 @@ def _explicit(selection: Chosen, surveys: Mapping[str, Survey], sources: Mapping
     """A selection that names its members and columns: those that the recipe names, or all that the form carries."""
     survey, form = surveys[selection.survey], sources[selection.survey].form
     reader(survey.forms[form].reader)
+    if survey.forms[form].parts and not is_local(sources[selection.survey].url):
+        raise BadInput(
+            f"the form {form!r} of {survey.name!r} has objects in several files each, which are read from a local folder only",
+            hint=f"copy it to a disk, then --source {survey.name}=FOLDER",
+        )
     if selection.where is not None:
         parse_where(selection.where, {"ra", "dec", "object_id", *(field.name for field in survey.columns)})
-    carried = {field.name for field in survey.fields if field.source_name(form) is not None}
+    carried = {field.name for field in survey.fields if field.is_carried(form)}
     for name in (*(selection.members or ()), *(selection.columns or ())):
         if name not in carried:
             raise BadInput(f"the form {form!r} of {survey.name!r} does not carry the field {name!r}", recipe_key=survey.name)
