@@ -29,12 +29,13 @@ from prefect.tasks import exponential_backoff
 from prefect.utilities.annotations import quote
 
 from mmu_pipeline.cluster import BATCH_UNITS, ClusterLost, Patience, open_client, run_units
-from mmu_pipeline.progress import Tally, sentence, shown, size
+from mmu_pipeline.progress import Tally, sentence, shown
 from mmu_pipeline.stages.build import STAGES, Build, Outcome, Unit
 from mmu_pipeline.stages.pipeline import finish_stage, run_unit, units_of
 from mmu_pipeline.stages.prepare import claim_root, prepare
 from mmu_pipeline.stages.publish import Published, publish
 from mmu_pipeline.storage import each, valid_receipt
+from mmu_pipeline.tables import size
 
 GROUPS_AT_ONCE = 4
 """Prefect task runs at a time: enough that the tail of one group leaves no worker idle."""

@@ -6,19 +6,22 @@ Exit codes: 0 complete, 1 failed, 2 bad input, 3 finished with units set aside.
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console, Group
-from rich.markup import escape
-from rich.table import Table
+from rich.console import Console, RenderableType
 from rich.text import Text
 
 import mmu_pipeline
+from mmu_pipeline import tables
 from mmu_pipeline.errors import BadInput, PipelineError
+
+if TYPE_CHECKING:
+    from mmu_pipeline.stages.build import Build
 
 app = typer.Typer(
     name="mmu",
@@ -97,22 +100,8 @@ def surveys(as_json: AsJson = False, survey_dir: SurveyDirs = None, debug: Debug
     """List the surveys that can be built from."""
     from mmu_pipeline.catalog import load_surveys
 
-    known = load_surveys(*survey_dir or ()).values()
-    rows = [
-        {
-            "name": survey.name,
-            "modality": survey.modality,
-            "release": survey.release,
-            "rows": survey.expected_rows,
-            "forms": {name: form.reader for name, form in survey.forms.items()},
-            "members": [field.name for field in survey.members],
-            "columns": [field.name for field in survey.columns],
-            "title": survey.title,
-        }
-        for survey in known
-    ]
-    columns = ("name", "modality", "rows", "title")
-    _give(as_json, rows, lambda: _table(columns, ([_cell(row[c]) for c in columns] for row in rows), right=("rows",)))
+    known = list(load_surveys(*survey_dir or ()).values())
+    _give(as_json, [survey.model_dump(mode="json", by_alias=True) for survey in known], tables.surveys_table(known))
 
 
 @app.command()
@@ -123,25 +112,7 @@ def survey(name: str, as_json: AsJson = False, survey_dir: SurveyDirs = None, de
     known = load_surveys(*survey_dir or ())
     if name not in known:
         raise BadInput(f"unknown survey {name!r}", hint=f"known surveys: {', '.join(sorted(known))}")
-    one = known[name]
-
-    def page() -> Group:
-        fields = _table(
-            ("field", "kind", "dtype", "shape", "unit", "description"),
-            (
-                (f.name, "member" if f.is_member else "column", f.dtype, " x ".join(map(str, f.shape)), f.unit, f.description)
-                for f in one.fields
-            ),
-        )
-        forms = _table(
-            ("form", "reader", "url"), ((key, form.reader, form.url or "give --source") for key, form in one.forms.items())
-        )
-        faults = [f"[yellow]fault[/] ({key}) {escape(fault)}" for key, form in one.forms.items() for fault in form.faults]
-        head = f"[bold]{escape(one.title)}[/]  {one.modality}, {escape(one.release)}, {_cell(one.expected_rows)} rows"
-        tail = f"[dim]licence[/]  {escape(one.licence)}\n[dim]cite[/]     {escape(one.citation)}\n{escape(one.homepage)}"
-        return Group(head, escape(one.summary), "", forms, fields, *faults, tail)
-
-    _give(as_json, one.model_dump(mode="json", by_alias=True), page)
+    _give(as_json, known[name].model_dump(mode="json", by_alias=True), tables.survey_page(known[name]))
 
 
 @app.command()
@@ -151,48 +122,155 @@ def recipes(as_json: AsJson = False, survey_dir: SurveyDirs = None, debug: Debug
 
     known = load_surveys(*survey_dir or ())
     found = [load_recipe(path.stem, known) for path in sorted((catalogs_folder() / "recipes").glob("*.yaml"))]
-    rows = [
-        {
-            "name": recipe.name,
-            "primary": recipe.primary.survey,
-            "counterparts": [
-                {"survey": c.survey, "radius_arcsec": c.radius_arcsec, "pick": c.pick, "how": c.how} for c in recipe.counterparts
-            ],
-            "title": recipe.title,
-        }
-        for recipe in found
-    ]
-
-    def table() -> Table:
-        lines = (
-            (
-                recipe.name,
-                recipe.primary.survey,
-                "\n".join(f'{c.survey} within {c.radius_arcsec:g}" ({c.pick}, {c.how})' for c in recipe.counterparts),
-                recipe.title,
-            )
-            for recipe in found
-        )
-        return _table(("name", "primary", "counterparts", "title"), lines)
-
-    _give(as_json, rows, table)
+    _give(as_json, [recipe.model_dump(mode="json") for recipe in found], tables.recipes_table(found))
 
 
-def _give(as_json: bool, data: Any, page: Callable[[], Any]) -> None:
+@app.command()
+def plan(
+    recipe: RecipeName, root: RootUrl = "runs", source: Sources = None, survey_dir: SurveyDirs = None, cells: Cells = None,
+    cone: Cone = None, cache: Cache = None, as_json: AsJson = False, debug: Debug = False,
+) -> None:  # fmt: skip
+    """Show what a build would read. Nothing is downloaded or written."""
+    from mmu_pipeline.stages import overview
+
+    found = overview.plan(_prepared(_asked(recipe, root, source, survey_dir, cells, cone, cache)))
+    _give(as_json, asdict(found), tables.plan_table(found))
+
+
+@app.command()
+def build(
+    recipe: RecipeName, root: RootUrl = "runs", cluster: Cluster = "local", source: Sources = None, survey_dir: SurveyDirs = None,
+    cells: Cells = None, cone: Cone = None, cache: Cache = None, replace: Replace = False, quiet: Quiet = False,
+    as_json: AsJson = False, debug: Debug = False,
+) -> None:  # fmt: skip
+    """Build a recipe's shards and publish them. Run it again at any time: what is finished is not done again."""
+    asked = _asked(recipe, root, source, survey_dir, cells, cone, cache)
+    _prepared(asked)  # what is wrong with it is said before the orchestration starts
+    result = _flow(debug)(**asked, cluster=cluster, replace=replace, quiet=quiet)
+    _give(as_json, asdict(result), tables.published_lines(result, result.seconds))
+    if result.set_aside:
+        raise typer.Exit(SET_ASIDE)
+
+
+@app.command()
+def status(
+    recipe: RecipeName, root: RootUrl = "runs", source: Sources = None, survey_dir: SurveyDirs = None, as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:  # fmt: skip
+    """Show how far a build has come, what was set aside, and the rows left out by reason."""
+    from mmu_pipeline.stages import overview
+
+    found = overview.status(_prepared(_asked(recipe, root, source, survey_dir)))
+    _give(as_json, asdict(found), tables.status_table(found))
+
+
+@app.command()
+def verify(shards: Shards, as_json: AsJson = False, debug: Debug = False) -> None:
+    """Check a set of shards from the outside: every byte, offset, digest, name, type and split."""
+    from mmu_pipeline.stages.verify import verify as check
+
+    found = check(_place(shards))
+    _give(as_json, asdict(found) | {"ok": found.ok}, tables.verification_lines(found))
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def show(
+    shards: Shards,
+    key: Annotated[str | None, typer.Argument(metavar="KEY", help="Key of a sample, or id of its primary object.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where its picture goes.")] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Show one sample as text and as a picture."""
+    from mmu_pipeline.report.show import show_sample
+
+    text, picture = show_sample(_place(shards), key, out)
+    _give(as_json, {"text": text, "picture": str(picture)}, Text(f"{text.rstrip()}\n\npicture  {picture}"))
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--folder", help="Where the demo goes.")] = Path("demo"),
+    cluster: Cluster = "local:2",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Simulate a small sky, serve it over HTTP, build hsc x sdss x gaia from it, check it, write a page with pictures."""
+    from functools import partial
+
+    from mmu_pipeline.simulate.demo import run_demo
+
+    progress = Console(stderr=True, highlight=False, quiet=quiet)
+    found = run_demo(folder, cluster, partial(_flow(debug), quiet=quiet), progress.print)
+    _give(as_json, asdict(found), tables.demo_lines(found))
+
+
+def _asked(
+    recipe: str,
+    root: str,
+    source: list[str] | None,
+    survey_dir: list[Path] | None,
+    cells: str | None = None,
+    cone: str | None = None,
+    cache: str | None = None,
+) -> dict[str, Any]:
+    """Options as the values that a build takes, all local paths absolute. Raises BadInput."""
+    return {
+        "recipe": recipe,
+        "root": _place(root),
+        "sources": dict(_source(item) for item in source or ()),
+        "survey_dirs": [str(folder.absolute()) for folder in survey_dir or ()],
+        "cells": None if cells is None else [int(number) for number in _numbers("--cells", cells, int)],
+        "cone": None if cone is None else tuple(_numbers("--cone", cone, float, 3)),
+        "cache": None if cache is None else _place(cache),
+    }
+
+
+def _prepared(asked: dict[str, Any]) -> Build:
+    from mmu_pipeline.stages.prepare import prepare
+
+    return prepare(**asked | {"survey_dirs": [Path(folder) for folder in asked["survey_dirs"]]})
+
+
+def _flow(debug: bool) -> Any:
+    """The flow that builds, its log silent unless it is asked for."""
+    if not debug:
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    else:
+        os.environ |= {"PREFECT_LOGGING_LEVEL": "INFO", "PREFECT_SERVER_LOGGING_LEVEL": "WARNING"}
+    from flows.build import build
+
+    return build
+
+
+def _source(item: str) -> tuple[str, str]:
+    name, equals, url = item.partition("=")
+    if not (name and equals and url):
+        raise BadInput(f"--source wants SURVEY=URL, not {item!r}", hint="for example --source hsc=https://host/folder")
+    return name, _place(url)
+
+
+def _place(url: str) -> str:
+    """A URL as it is, a local path made absolute: workers may run elsewhere."""
+    return url if "://" in url or "::" in url else str(Path(url).expanduser().absolute())
+
+
+def _numbers(option: str, text: str, kind: type[int] | type[float], count: int | None = None) -> list[int] | list[float]:
+    try:
+        values = [kind(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if not values or (count and len(values) != count):
+        wanted = "whole numbers" if kind is int else f"{count} numbers"
+        raise BadInput(f"{option} wants {wanted} with commas between them, not {text!r}")
+    return values
+
+
+def _give(as_json: bool, data: Any, page: RenderableType) -> None:
     if as_json:
         print(json.dumps(data, indent=2, default=str))
     else:
-        Console(highlight=False).print(page())
-
-
-def _table(columns: Iterable[str], rows: Iterable[Iterable[str]], right: Iterable[str] = ()) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(column.replace("_", " "), justify="right" if column in right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(escape, row))
-    return table
-
-
-def _cell(value: object) -> str:
-    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+        Console(highlight=False).print(page, soft_wrap=True)

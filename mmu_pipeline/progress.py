@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from mmu_pipeline.stages.build import Outcome
+from mmu_pipeline.tables import size
 
 LINE_EVERY_S = 10.0
 """Time between two plain lines of one stage."""
@@ -59,15 +60,6 @@ def sentence(tally: Tally) -> str:
     if tally.set_aside:
         parts.append(f"{tally.set_aside} set aside")
     return ", ".join(parts)
-
-
-def size(nbytes: float) -> str:
-    """Bytes in decimal units, three digits: `310 MB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if nbytes < 999.5:
-            return f"{nbytes:.3g} {unit}"
-        nbytes /= 1000
-    return f"{nbytes:,.3g} TB"
 
 
 @contextmanager

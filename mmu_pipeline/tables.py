@@ -1,0 +1,153 @@
+"""What a command found -> tables that people read on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from mmu_pipeline.catalog import Recipe, Survey
+    from mmu_pipeline.simulate.demo import Demo
+    from mmu_pipeline.stages.overview import Plan, Status
+    from mmu_pipeline.stages.publish import Published
+    from mmu_pipeline.stages.verify import Verification
+
+
+def counted(number: int | None) -> str:
+    """A count with its thousands apart; empty for None."""
+    return "" if number is None else f"{number:,}"
+
+
+def size(nbytes: float | None) -> str:
+    """Bytes in decimal units, three digits: `310 MB`; empty for None."""
+    if nbytes is None:
+        return ""
+    for unit in ("B", "kB", "MB", "GB"):
+        if nbytes < 999.5:
+            return f"{nbytes:.3g} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:,.3g} TB"
+
+
+def table(columns: Iterable[str], rows: Iterable[Iterable[str]], right: Iterable[str] = ()) -> Table:
+    """A borderless table; columns named in `right` hold numbers."""
+    found = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for column in columns:
+        found.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        found.add_row(*map(escape, row))
+    return found
+
+
+def surveys_table(surveys: Iterable[Survey]) -> Table:
+    rows = ((s.name, s.modality, counted(s.expected_rows), s.title) for s in surveys)
+    return table(("name", "modality", "rows", "title"), rows, right=("rows",))
+
+
+def survey_page(survey: Survey) -> Group:
+    """All that is declared of one survey."""
+    fields = table(
+        ("field", "kind", "dtype", "shape", "unit", "description"),
+        (
+            (f.name, "member" if f.is_member else "column", f.dtype, " x ".join(map(str, f.shape)), f.unit, f.description)
+            for f in survey.fields
+        ),
+    )
+    forms = table(("form", "reader", "url"), ((name, f.reader, f.url or "say --source") for name, f in survey.forms.items()))
+    faults = [f"[yellow]fault[/]    {name}: {escape(fault)}" for name, form in survey.forms.items() for fault in form.faults]
+    rows = f"{counted(survey.expected_rows)} rows" if survey.expected_rows else "rows unknown"
+    return Group(
+        f"[bold]{escape(survey.title)}[/]  {survey.modality}, {escape(survey.release)}, {rows}",
+        escape(survey.summary),
+        "",
+        forms,
+        "",
+        fields,
+        "",
+        *faults,
+        f"[dim]licence[/]  {escape(survey.licence)}",
+        f"[dim]cite[/]     {escape(survey.citation)}",
+        f"[dim]see[/]      {escape(survey.homepage)}" if survey.homepage else "",
+    )
+
+
+def recipes_table(recipes: Iterable[Recipe]) -> Table:
+    rows = (
+        (r.name, r.primary.survey, "\n".join(f'{c.survey} {c.radius_arcsec:g}" {c.pick}' for c in r.counterparts), r.title)
+        for r in recipes
+    )
+    return table(("name", "primary", "counterparts", "title"), rows)
+
+
+def plan_table(plan: Plan) -> Group:
+    """What a build would read, and how much of it is new."""
+    rows = (
+        (s.survey, s.form, counted(s.files), counted(len(s.cells)) if s.cells else "", counted(s.rows), size(s.nbytes),
+         f"{counted(s.open_units)} units, {size(s.open_bytes)}" if s.open_units else "nothing", s.url)
+        for s in plan.surveys
+    )  # fmt: skip
+    columns = ("survey", "form", "files", "cells", "rows", "size", "to read", "from")
+    return Group(table(columns, rows, right=("files", "cells", "rows", "size")), f"[dim]into[/]  {escape(plan.root)}")
+
+
+def status_table(status: Status) -> Group:
+    """How far each stage has come, what was left out and what was set aside."""
+    columns = ("stage", "units", "done", "partial", "set aside", "rows")
+    rows = ((s.stage, *(counted(n) for n in (s.units, s.done, s.partial, s.set_aside, s.rows))) for s in status.stages)
+    skipped = [(s.stage, counted(count), reason) for s in status.stages for reason, count in s.skipped.items()]
+    return Group(
+        table(columns, rows, right=columns[1:]),
+        *(["", table(("stage", "rows left out", "reason"), skipped, right=("rows left out",))] if skipped else []),
+        *set_aside_lines(status.set_aside),
+        f"[dim]published[/]  {status.version or 'nothing yet'}",
+    )
+
+
+def published_lines(published: Published, seconds: float) -> Group:
+    """What a build made, and what to do next."""
+    head = "nothing to do, this version is there" if published.reused else f"published in {seconds:.1f} s"
+    return Group(
+        *set_aside_lines(published.set_aside),
+        f"[bold green]{published.version}[/]  {counted(published.samples)} samples, {head}",
+        Text(published.url),
+        Text(f"next: mmu show {published.url}", "dim"),
+    )
+
+
+def set_aside_lines(units: Sequence[Mapping[str, str]], most: int = 10) -> list[str | Text]:
+    """What is missing and why, the first few in full."""
+    if not units:
+        return []
+    return [
+        f"\n[bold yellow]set aside: {counted(len(units))}[/]  the next run tries them again",
+        *(Text.assemble((f"  {u['stage']} {u['unit']}  ", "yellow"), u["reason"].replace("\n", "; ")) for u in units[:most]),
+        *([f"  and {counted(len(units) - most)} more: see mmu status --json"] if units[most:] else []),
+        "",
+    ]
+
+
+def verification_lines(found: Verification) -> Group:
+    """Whether a set is as its manifest says."""
+    verdict = f"[bold red]{len(found.problems)} problems[/]" if found.problems else "[bold green]all is as the manifest says[/]"
+    amount = f"{counted(found.samples)} samples, {counted(found.shards)} shards, {size(found.nbytes)}"
+    return Group(*(Text(f"  {problem}", "red") for problem in found.problems), f"{escape(found.version)}  {amount}: {verdict}")
+
+
+def demo_lines(demo: Demo) -> Group:
+    """Where to look after the demo, and what to try."""
+    checks = table(
+        ("against the simulated truth", "expected", "found"), ((c.what, str(c.expected), str(c.found)) for c in demo.checks)
+    )
+    return Group(
+        checks,
+        *set_aside_lines(demo.set_aside),
+        f"[bold green]{counted(demo.samples)} samples[/]",
+        Text(f"  page    {demo.page}"),
+        Text(f"  shards  {demo.shards}"),
+        Text(f"next: mmu show {demo.shards}", "dim"),
+    )
