@@ -42,7 +42,8 @@ Bytes = Any
 
 IOV_MAX = 1024
 BATCH_BUFFERS = 1000
-BATCH_BYTES = 4 * 1024**2
+BATCH_BYTES = 1024**2
+"""Handed to the kernel at a time: measured on ext4, 4 MiB at a time took up to three times the CPU of 1 MiB."""
 READ_BYTES = 64 * 1024**2
 
 
