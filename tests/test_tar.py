@@ -1,6 +1,7 @@
 """Samples in plain ustar: what is written is what GNU tar, the standard library and our strict reader find, byte by byte."""
 
 import io
+import os
 import subprocess
 import tarfile
 from pathlib import Path
@@ -104,6 +105,21 @@ def test_large_arrays_and_many_buffers_are_written_whole(tmp_path):
         write_samples(file, samples)
     tar = memoryview((tmp_path / "a.tar").read_bytes())
     assert all(map(same, samples, (read_sample(tar, members) for members in iterate(tar))))
+
+
+def test_a_kernel_that_takes_a_little_at_a_time_gets_it_all(tmp_path, monkeypatch):
+    samples, whole = some_samples(20), io.BytesIO()
+    write_samples(whole, samples)
+    monkeypatch.setattr(os, "writev", lambda file, buffers: os.write(file, b"".join(map(memoryview, buffers))[:1777]))
+    with open(tmp_path / "a.tar", "wb") as file:
+        write_samples(file, samples)
+    assert (tmp_path / "a.tar").read_bytes() == whole.getvalue()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
+def test_a_full_disk_is_an_error():
+    with open("/dev/full", "wb") as file, pytest.raises(OSError, match="No space left"):
+        write_samples(file, some_samples())
 
 
 def test_standard_library_and_gnu_tar_see_plain_files(tmp_path):
