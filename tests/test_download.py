@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from mmu_pipeline.catalog import Form
-from mmu_pipeline.errors import BadInput, Unreachable
+from mmu_pipeline.errors import BadInput, BrokenSource, Unreachable
+from mmu_pipeline.readers.companions import companion, find_companion
 from mmu_pipeline.simulate.serve import Busy, CutShort, serving
 from mmu_pipeline.stages import download
-from mmu_pipeline.stages.download import SourceFile, detect_form, fetch, list_files, public_url
+from mmu_pipeline.stages.download import SourceFile, detect_form, fetch, list_files, public_url, reading
 
 CELLS = Form(reader="mmu_v1", files=("healpix=*/*.hdf5", "healpix=*/*.h5"), cut_by_cell=True)
 FLAT = Form(reader="snana", files=("*.txt",))
@@ -33,11 +34,49 @@ def place(tmp_path: Path) -> Path:
 
 def test_cells_are_exact_path_components_padded_or_not(place: Path) -> None:
     for url in (str(place), f"file://{place}"):
-        assert [(f.relative, f.cell) for f in list_files(CELLS, url)] == [
-            ("healpix=0011/b.h5", 11), ("healpix=1/a.hdf5", 1), ("healpix=11/c.hdf5", 11), ("healpix=110/d.hdf5", 110),
+        assert [(f.relative, f.cells) for f in list_files(CELLS, url)] == [
+            ("healpix=0011/b.h5", range(11, 12)), ("healpix=1/a.hdf5", range(1, 2)),
+            ("healpix=11/c.hdf5", range(11, 12)), ("healpix=110/d.hdf5", range(110, 111)),
         ]  # fmt: skip
         assert [f.relative for f in list_files(CELLS, url, cells=[1])] == ["healpix=1/a.hdf5"]
         assert [f.relative for f in list_files(CELLS, url, cells=[11])] == ["healpix=0011/b.h5", "healpix=11/c.hdf5"]
+
+
+def test_hats_partitions_of_any_order_are_chosen_by_the_cells_that_they_cover(tmp_path: Path) -> None:
+    partitions = {"Norder=2/Dir=0/Npix=7": range(112, 128), "Norder=4/Dir=0/Npix=1104": range(1104, 1105),
+                  "Norder=6/Dir=10000/Npix=17680": range(1105, 1106)}  # fmt: skip
+    for name in partitions:
+        path = tmp_path / f"dataset/{name}.parquet"
+        path.parent.mkdir(parents=True)
+        path.touch()
+    form = Form(reader="hats", files=("dataset/Norder=*/Dir=*/Npix=*.parquet",), cut_by_cell=True)
+    found = {file.relative: file.cells for file in list_files(form, str(tmp_path))}
+    assert found == {f"dataset/{name}.parquet": cells for name, cells in partitions.items()}
+    for wanted, expected in (([1105], [17680]), ([1104, 113], [7, 1104]), ([5], [])):
+        names = [file.relative.rpartition("=")[2] for file in list_files(form, str(tmp_path), cells=wanted)]
+        assert names == [f"{pixel}.parquet" for pixel in expected]
+
+
+def test_companions_of_a_file_come_with_it(tmp_path: Path) -> None:
+    for name in ("spectra/coadd-1.fits", "redshifts/redrock-1.fits", "spectra/coadd-2.fits"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    form = Form(reader="x", files=("*/coadd-*",), companions={"redrock": ("coadd-", "../redshifts/redrock-")})
+    local = SourceFile("spectra/coadd-1.fits", (f"{tmp_path}/spectra/coadd-1.fits",))
+    with reading(local, form, "") as path:
+        assert companion(form, "redrock", path).read_text() == "redshifts/redrock-1.fits"
+    with serving(tmp_path) as server:
+        for number in (1, 2):
+            name = f"spectra/coadd-{number}.fits"
+            with reading(SourceFile(name, (f"{server.url}/{name}",)), form, str(tmp_path / "cache")) as path:
+                assert path.read_text() == name
+                found = find_companion(form, "redrock", path)
+                assert (found is None) == (number == 2)
+                if found is None:
+                    with pytest.raises(BrokenSource, match="redrock is not there"):
+                        companion(form, "redrock", path)
+                else:
+                    assert found.read_text() == "redshifts/redrock-1.fits"
 
 
 def test_the_same_listing_over_http_with_sizes_and_tags(place: Path) -> None:

@@ -25,9 +25,12 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 
 from mmu_pipeline.catalog import Form
 from mmu_pipeline.errors import BadInput, BrokenSource, Unreachable
+from mmu_pipeline.readers.companions import companion_name
+from mmu_pipeline.sky import CELL_ORDER, Cell, cells_touching
 from mmu_pipeline.storage import digest
 
 CELL_FOLDER = re.compile(r"healpix=0*(\d+)")
+HATS_PARTITION = re.compile(r"(?:.*/)?Norder=(\d+)/(?:.*/)?Npix=(\d+)(?:[./].*)?")
 USUAL_CHECKSUMS = "SHA256SUMS"
 ATTEMPTS = 4
 LISTING_THREADS = 16
@@ -45,8 +48,8 @@ class SourceFile:
     size: int | None = None
     tag: str = ""
     """What changes with its content: ETag, or time of last change."""
-    cell: int | None = None
-    """Order-4 cell, where the survey is cut by cell."""
+    cells: range | None = None
+    """Order-4 cells that it covers, where the survey is cut by cell."""
     sha256: str | None = None
     state: Literal["listed", "unlisted", "missing"] = "listed"
     """Against the survey's list of members, where it has one."""
@@ -98,7 +101,7 @@ def list_files(form: Form, url: str, mirrors: Collection[str] = (), cells: Colle
     sums = _checksums(form, url, {_base_name(entry) for entry in _ls(fs, base)})
     found = [
         SourceFile(relative, tuple(f"{place.rstrip('/')}/{relative}" for place in (url, *mirrors)),
-                   info.get("size"), _tag(info), _cell_of(relative) if form.cut_by_cell else None, sums.get(relative))
+                   info.get("size"), _tag(info), _cells_of(relative) if form.cut_by_cell else None, sums.get(relative))
         for relative, info in _walk(fs, base, form, cells)
     ]  # fmt: skip
     if not found and cells is None:
@@ -153,9 +156,11 @@ def _walk(
                 entries = [entry for listed in pool.map(lambda folder: _ls(fs, folder), folders) for entry in listed]
                 folders = [entry["name"].rstrip("/") for entry in entries if _is_folder(entry, level)]
                 if form.cut_by_cell and wanted is not None and CELL_FOLDER.match(level.replace("*", "0")):
-                    folders = [folder for folder in folders if _cell_of(folder.rsplit("/", 1)[-1]) in wanted]
+                    folders = [folder for folder in folders if _touches(folder, wanted)]
             entries = [entry for listed in pool.map(lambda folder: _ls(fs, folder), folders) for entry in listed]
             files = [entry for entry in entries if entry["type"] == "file" and fnmatchcase(_base_name(entry), last)]
+            if form.cut_by_cell and wanted is not None:
+                files = [entry for entry in files if _touches(entry["name"].removeprefix(base), wanted)]
             if any(entry.get("size") is None for entry in files):
                 files = list(pool.map(lambda entry: _details(fs, entry), files))
             found.update({entry["name"].removeprefix(base).lstrip("/"): entry for entry in files})
@@ -175,12 +180,22 @@ def _tag(info: dict[str, Any]) -> str:
     return str(tag)
 
 
-def _cell_of(path: str) -> int | None:
-    """Order-4 cell named by an exact path component `healpix=N`, zero-padded or not."""
+def _cells_of(path: str) -> range | None:
+    """Order-4 cells named by an exact path component `healpix=N`, zero-padded or not, or by a HATS partition, of any order."""
     for part in path.split("/"):
         if found := CELL_FOLDER.fullmatch(part):
-            return int(found[1])
+            return range(int(found[1]), int(found[1]) + 1)
+    if found := HATS_PARTITION.fullmatch(path):
+        ranges = Cell(int(found[1]), int(found[2])).range
+        cells = cells_touching([ranges], CELL_ORDER)
+        return range(cells[0].pixel, cells[-1].pixel + 1)
     return None
+
+
+def _touches(path: str, wanted: Collection[int]) -> bool:
+    """Whether a file or folder may hold rows of one of some order-4 cells."""
+    cells = _cells_of(path)
+    return cells is None or any(cell in wanted for cell in cells)
 
 
 def read_text_beside(url: str, name: str) -> str:
@@ -231,15 +246,37 @@ def fetch(file: SourceFile, cache: str) -> Path:
 
 
 @contextmanager
-def reading(file: SourceFile, cache: str) -> Iterator[Path]:
-    """A local path with the content of a source file; what a reader finds wrong with it is told by the file's own place."""
+def reading(file: SourceFile, form: Form, cache: str) -> Iterator[Path]:
+    """A local path with the content of a source file, its companions beside it where the form names them.
+
+    What a reader finds wrong with it is told by the file's own place.
+    """
     path = fetch(file, cache)
+    for role in form.companions:
+        _fetch_companion(file, form, role, cache)
     try:
         yield path
     except BrokenSource as error:
         if str(error.where.get("file")) == str(path):
             error.where["file"] = public_url(file.urls[0])
         raise
+
+
+def _fetch_companion(file: SourceFile, form: Form, role: str, cache: str) -> None:
+    """Copy a companion of a remote file into the same folder of the cache, once; one that is not there is left out."""
+    if is_local(file.urls[0]):
+        return
+    beside = companion_name(form, role, file.relative.rsplit("/", 1)[-1])
+    target = Path(cache) / digest(file.urls[0].encode())[:16] / beside.rsplit("/", 1)[-1]
+    if target.exists():
+        return
+    folder = file.urls[0].rsplit("/", 1)[0]
+    while beside.startswith("../"):
+        folder, beside = folder.rsplit("/", 1)[0], beside.removeprefix("../")
+    url = f"{folder}/{beside}"
+    fs, path = url_to_fs(url)
+    if retried(lambda: fs.exists(path), url):
+        retried(lambda: _transfer(url, target, SourceFile(beside, (url,))), url)
 
 
 def _is_cached(file: SourceFile, target: Path, note: Path) -> bool:

@@ -86,7 +86,7 @@ def _survey_plan(build: Build, name: str, units: list[Unit]) -> SurveyPlan:
         url=public_url(source.url),
         files=len(files),
         nbytes=None if None in sizes else sum(size for size in sizes if size is not None),
-        cells=tuple(sorted({file.cell for file in files if file.cell is not None})),
+        cells=tuple(sorted({cell for file in files for cell in file.cells or ()})),
         rows=sum(receipt.rows_out for receipt in found) if len(found) == len(units) else None,
         open_units=len(units) - len(found),
         open_bytes=sum(unit.weight for unit in units if known[unit.name] is None),

@@ -140,7 +140,7 @@ def _scan_units(build: Build) -> list[Unit]:
     primary_files = _listed(build, build.recipe.primary.survey, _wanted_cells(build, build.recipe.primary.survey, build.cells))
     footprint = build.cells
     if build.surveys[build.recipe.primary.survey].forms[build.sources[build.recipe.primary.survey].form].cut_by_cell:
-        footprint = frozenset(file.cell for file in primary_files if file.cell is not None)
+        footprint = frozenset(cell for file in primary_files for cell in file.cells or ())
     for name, survey in build.surveys.items():
         form = survey.forms[build.sources[name].form]
         files = (
@@ -148,21 +148,22 @@ def _scan_units(build: Build) -> list[Unit]:
         )
         groups: dict[str, list[SourceFile]] = defaultdict(list)
         for number, file in enumerate(files):
-            key = (
-                f"all-{number // FILES_PER_SCAN:04d}"
-                if not form.cut_by_cell
-                else "other"
-                if file.cell is None
-                else str(file.cell)
-            )
-            groups[key].append(file)
+            groups[_cell_name(file) if form.cut_by_cell else f"all-{number // FILES_PER_SCAN:04d}"].append(file)
         for key, group in groups.items():
             listing = [(file.relative, file.size, file.tag, file.sha256, file.state) for file in group]
+            first = group[0].cells[0] if group[0].cells else None
             units.append(
-                Unit("scan", f"{name}/{key}", group[0].cell, sum(file.size or 1 for file in group), tuple(group),
+                Unit("scan", f"{name}/{key}", first, sum(file.size or 1 for file in group), tuple(group),
                      fingerprint("scan", survey, build.sources[name].form, listing))
             )  # fmt: skip
     return sorted(units, key=lambda unit: (unit.name.split("/")[0], unit.cell or 0, unit.name))
+
+
+def _cell_name(file: SourceFile) -> str:
+    """Name of the cells of a file, as `_missing_cells` reads it: 1104, 1104-1107, or "other"."""
+    if file.cells is None:
+        return "other"
+    return str(file.cells[0]) if len(file.cells) == 1 else f"{file.cells[0]}-{file.cells[-1]}"
 
 
 def _listed(build: Build, name: str, cells: frozenset[int] | None) -> list[SourceFile]:
@@ -243,11 +244,13 @@ def _partitions(build: Build, name: str) -> dict[int, Partition]:
 
 def _missing_cells(build: Build, name: str) -> set[int]:
     """Order-4 cells of a survey cut by cell whose source could not be read, in whole or in part."""
-    return {
-        int(cell)
-        for receipt in stage_receipts(build, "scan")
-        if receipt.status != "done" and (parts := receipt.unit.split("/"))[0] == name and (cell := parts[1]).isdigit()
-    }
+    missing: set[int] = set()
+    for receipt in stage_receipts(build, "scan"):
+        owner, cells = receipt.unit.split("/")
+        first, _, last = cells.partition("-")
+        if receipt.status != "done" and owner == name and first.isdigit():
+            missing |= set(range(int(first), int(last or first) + 1))
+    return missing
 
 
 def _match_units(build: Build) -> list[Unit]:

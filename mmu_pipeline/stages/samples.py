@@ -142,9 +142,9 @@ def _arrays(
     for code, relative in enumerate(files.dictionary.to_pylist() if members else ()):
         here = np.flatnonzero(codes == code)
         urls = tuple(f"{place.rstrip('/')}/{relative}" for place in (source.url, *source.mirrors))
-        with reading(SourceFile(relative, urls), build.cache) as path:
-            read = reader(survey.forms[source.form].reader).read_arrays
-            found = read(survey, source.form, path, rows[here], [ids[row] for row in here], members)
+        form = survey.forms[source.form]
+        with reading(SourceFile(relative, urls), form, build.cache) as path:
+            found = reader(form.reader).read_arrays(survey, source.form, path, rows[here], [ids[row] for row in here], members)
         for field in members:
             for row, array in zip(here, found[field.name], strict=True):
                 result[field.name][row] = array

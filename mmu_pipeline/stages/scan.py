@@ -89,8 +89,9 @@ def _objects_of(survey: Survey, build: Build, file: SourceFile) -> tuple[pa.Tabl
     if file.state != "listed":
         skip = pa.table([[file.relative], [0], [""], [NOT_MEMBER[file.state]]], schema=SKIPPED_SCHEMA)
         return object_schema(survey).empty_table(), skip
-    with reading(file, build.cache) as path:
-        found = reader(survey.forms[source.form].reader).read_objects(survey, source.form, path)
+    form = survey.forms[source.form]
+    with reading(file, form, build.cache) as path:
+        found = reader(form.reader).read_objects(survey, source.form, path)
     ra, dec = (found.table[name].to_numpy(zero_copy_only=False).astype(np.float64) for name in ("ra", "dec"))
     good = is_position(ra, dec)
     table = found.table.filter(pa.array(good))
