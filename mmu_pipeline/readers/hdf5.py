@@ -63,9 +63,17 @@ def dataset(file: h5py.File, names: Sequence[str], column: str) -> h5py.Dataset:
     filters = {plist.get_filter(number)[0] for number in range(plist.get_nfilters())}
     if filters - FILTERS:
         raise BrokenSource("a filter that needs a plug-in is refused", column=column, dataset=name, filter=min(filters - FILTERS))
-    if found.dtype.kind not in "biufSO" or (found.dtype.kind == "O" and h5py.check_string_dtype(found.dtype) is None):
+    if not _is_plain(found.dtype):
         raise BrokenSource("neither numbers nor text", column=column, dataset=name, dtype=found.dtype)
     return found
+
+
+def _is_plain(dtype: np.dtype[Any]) -> bool:
+    """Whether elements are numbers, text, or rows of numbers of their own lengths."""
+    rows = h5py.check_vlen_dtype(dtype)
+    if isinstance(rows, np.dtype):
+        return rows.kind in "biuf"
+    return dtype.kind in "biufS" or h5py.check_string_dtype(dtype) is not None
 
 
 def _present(present: Sequence[str], names: Sequence[str]) -> str | None:

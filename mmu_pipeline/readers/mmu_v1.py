@@ -16,7 +16,7 @@ from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array, Field
 from mmu_pipeline.readers import ObjectRows, Skipped, hdf5, normalise
 from mmu_pipeline.readers.planes import has_planes, in_order_of_bands
-from mmu_pipeline.readers.ragged import frames_of, unpadded
+from mmu_pipeline.readers.ragged import finished, needed_members
 from mmu_pipeline.sky import Int
 
 NO_ID = "no object id"
@@ -102,33 +102,15 @@ def read_arrays(
 ) -> dict[str, Sequence[Array]]:
     """Arrays of chosen rows, padding removed, light curves flattened over bands and sorted. Raises BrokenSource."""
     declared, rows = survey.forms[form], np.asarray(rows, np.int64)
-    needed = _needed(survey, form, members)
+    needed = needed_members(survey, form, members)
     with normalise.blaming(path):
         with hdf5.opened(path) as file:
             found = _rows(file, declared)
             ids = {name: found.take((name,), name, rows) for name in normalise.id_sources(declared)}
-            _check_ids(rows, normalise.object_ids(declared, ids), object_ids)
+            normalise.check_ids(rows, normalise.object_ids(declared, ids), object_ids)
             sources = {field.name: found.field(field, form, declared.planes, rows) for field in needed}
-        for field in needed:
-            if not field.is_ragged and sources[field.name].shape[1:] != field.shape:
-                shape = sources[field.name].shape[1:]
-                raise BrokenSource("not the declared shape", column=field.name, shape=shape, declared=field.shape)
-        frames_of(needed, sources)
-        typed = {field.name: normalise.member(field, form, sources[field.name]) for field in needed if not field.is_band_code}
-        blocks = normalise.reconcile(survey, typed)
-        arrays = {name: list(block) for name, block in blocks.items() if not survey.field(name).is_ragged}
-        arrays |= unpadded(survey, declared, sources, blocks)
+        arrays = finished(survey, form, sources)
         return {field.name: arrays[field.name] for field in members}
-
-
-def _needed(survey: Survey, form: str, members: Sequence[Field]) -> list[Field]:
-    """The members that are asked for, and those that it takes to mask, unpad and sort them, in declared order."""
-    asked = {field.name for field in members}
-    names = normalise.with_companions(survey, asked)
-    if any(field.is_ragged for field in members):
-        padding = survey.forms[form].padding
-        names |= {*survey.order_by, *([padding.field] if padding else [])}
-    return [field for field in survey.members if field.name in asked or (field.name in names and field.is_carried(form))]
 
 
 def _rows(file: h5py.File, form: Form) -> Rows:
@@ -147,9 +129,3 @@ def _indexed(values: Array, index: str, column: str) -> Array:
         return np.asarray(values[(slice(None), *cut)])
     except (ValueError, IndexError) as error:
         raise BrokenSource("a row has no such part", column=column, part=f"[{index}]", shape=values.shape[1:]) from error
-
-
-def _check_ids(rows: Int, found: Sequence[str], expected: Sequence[str]) -> None:
-    for row, here, wanted in zip(rows.tolist(), found, expected, strict=True):
-        if here != wanted:
-            raise BrokenSource("the row holds another object", row=row, object_id=here, expected=wanted)

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from mmu_pipeline.catalog import Form, Survey
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array, Field
+from mmu_pipeline.sky import Int
 
 LARGEST_IVAR = 1e37
 """From here on an inverse variance is that of a variance of 0 (1/0 clipped to the largest float32, 3.4e38)."""
@@ -73,6 +74,13 @@ def _unwrapped(text: str) -> str:
     """The content of what Python wrote for a bytes object, b'  46'."""
     wrapped = REPR_OF_BYTES.fullmatch(text)
     return wrapped[2].strip() if wrapped else text
+
+
+def check_ids(rows: Int, found: Sequence[str], expected: Sequence[str]) -> None:
+    """Raise BrokenSource where a row does not hold the object that was asked for."""
+    for row, here, wanted in zip(rows.tolist(), found, expected, strict=True):
+        if here != wanted:
+            raise BrokenSource("the row holds another object", row=row, object_id=here, expected=wanted)
 
 
 def columns(survey: Survey, form: str, sources: Mapping[str, Array], count: int) -> dict[str, pa.Array]:
