@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from dataclasses import replace as with_changes
 from functools import lru_cache
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -110,6 +111,7 @@ def run_stage(
     stage: str, build: Build, open_once: Callable[[], Client], batch: int, patience: Patience, show: Callable[[Tally], None]
 ) -> Tally:
     """Run what is open of one stage, a Prefect task run per group, and finish the stage."""
+    start = time.monotonic()
     units = units_of(stage, build)
     tally, outcomes = Tally(stage, len(units)), reusable(build, units)
     for outcome in outcomes.values():
@@ -137,7 +139,7 @@ def run_stage(
         show(tally)
         report(tally)
     finish_stage(stage, build, [outcomes[unit.name] for unit in units])
-    return tally
+    return with_changes(tally, seconds=round(time.monotonic() - start, 3))
 
 
 def _progress_artifact(tally: Tally, build: Build) -> Callable[[Tally], None]:

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -32,9 +32,8 @@ class Tally:
     """Rows out, of the units done or reused."""
     bytes: int = 0
     """Size of their outputs."""
-    started: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
-    """From the start to the last outcome."""
+    """How long the stage took, once it is over."""
 
     @property
     def finished(self) -> int:
@@ -48,7 +47,6 @@ class Tally:
             **{outcome.status: getattr(self, outcome.status) + 1},
             rows=self.rows + outcome.receipt.rows_out * whole,
             bytes=self.bytes + sum(outcome.receipt.outputs.values()) * whole,
-            seconds=time.monotonic() - self.started,
         )
 
 

@@ -86,13 +86,14 @@ def recipes_table(recipes: Iterable[Recipe]) -> Table:
 
 def plan_table(plan: Plan) -> Group:
     """What a build would read, and how much of it is new."""
+    columns = ("survey", "form", "files", "cells", "rows", "size", "to read")
     rows = (
-        (s.survey, s.form, counted(s.files), counted(len(s.cells)) if s.cells else "", counted(s.rows), size(s.nbytes),
-         f"{counted(s.open_units)} units, {size(s.open_bytes)}" if s.open_units else "nothing", s.url)
+        (s.survey, s.form, counted(s.files), counted(len(s.cells) or None), counted(s.rows), size(s.nbytes),
+         size(s.open_bytes) if s.open_units else "nothing")
         for s in plan.surveys
     )  # fmt: skip
-    columns = ("survey", "form", "files", "cells", "rows", "size", "to read", "from")
-    return Group(table(columns, rows, right=("files", "cells", "rows", "size")), f"[dim]into[/]  {escape(plan.root)}")
+    places = [("from", s.survey, s.url) for s in plan.surveys] + [("into", "", plan.root)]
+    return Group(table(columns, rows, right=columns[2:]), "", *(Text(f"{word}  {name} {url}") for word, name, url in places))
 
 
 def status_table(status: Status) -> Group:
@@ -100,9 +101,11 @@ def status_table(status: Status) -> Group:
     columns = ("stage", "units", "done", "partial", "set aside", "rows")
     rows = ((s.stage, *(counted(n) for n in (s.units, s.done, s.partial, s.set_aside, s.rows))) for s in status.stages)
     skipped = [(s.stage, counted(count), reason) for s in status.stages for reason, count in s.skipped.items()]
+    left_out = table(("stage", "rows left out", "reason"), skipped, right=("rows left out",))
     return Group(
         table(columns, rows, right=columns[1:]),
-        *(["", table(("stage", "rows left out", "reason"), skipped, right=("rows left out",))] if skipped else []),
+        "",
+        *([left_out, ""] if skipped else []),
         *set_aside_lines(status.set_aside),
         f"[dim]published[/]  {status.version or 'nothing yet'}",
     )
@@ -123,12 +126,13 @@ def set_aside_lines(units: Sequence[Mapping[str, str]], most: int = 10) -> list[
     """What is missing and why, the first few in full."""
     if not units:
         return []
-    return [
+    lines: list[str | Text] = [
         f"\n[bold yellow]set aside: {counted(len(units))}[/]  the next run tries them again",
         *(Text.assemble((f"  {u['stage']} {u['unit']}  ", "yellow"), u["reason"].replace("\n", "; ")) for u in units[:most]),
         *([f"  and {counted(len(units) - most)} more: see mmu status --json"] if units[most:] else []),
         "",
     ]
+    return lines
 
 
 def verification_lines(found: Verification) -> Group:

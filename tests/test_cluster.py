@@ -185,7 +185,7 @@ class scheduler_alone:  # noqa: N801
 
     def __enter__(self) -> tuple[str, subprocess.Popen[str]]:
         command = ["-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--no-show"]
-        sees_this_module = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+        sees_this_module = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
         self.process = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True, env=sees_this_module)
         assert self.process.stderr is not None
         for line in self.process.stderr:
