@@ -105,7 +105,7 @@ def status_table(status: Status) -> Group:
     return Group(
         table(columns, rows, right=columns[1:]),
         "",
-        *([left_out, ""] if skipped else []),
+        *((left_out, "") if skipped else ()),
         *set_aside_lines(status.set_aside),
         f"[dim]published[/]  {status.version or 'nothing yet'}",
     )

@@ -1,0 +1,168 @@
+"""The flow of a build: groups of cells, the same bytes on any number of workers, and after any death."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flows.build import UNITS_PER_GROUP, BuildResult, build, neighbours
+from mmu_pipeline.errors import BadInput
+from mmu_pipeline.stages.build import Unit
+from tests.tiny import recipe_yaml, survey_yaml, write_cells
+
+OBJECTS = 120
+
+
+@pytest.fixture(scope="module")
+def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two surveys of a band around the sky, an object or so in each of some 100 cells, and a recipe that matches them."""
+    folder = tmp_path_factory.mktemp("sky")
+    ra, dec = np.linspace(0, 359, OBJECTS), 50 * np.sin(np.arange(OBJECTS))
+    write_cells(folder / "one", ra, dec, [f"A{n:03d}" for n in range(OBJECTS)])
+    write_cells(folder / "two", ra[::2], dec[::2], [f"B{n:03d}" for n in range(0, OBJECTS, 2)])
+    for name in ("one", "two"):
+        survey_yaml(folder / "surveys", name, folder / name)
+    other = {"survey": "two", "radius_arcsec": 1.0, "pick": "mutual", "how": "left"}
+    recipe_yaml(folder, "pair", primary={"survey": "one"}, counterparts=[other], shards={"samples_per_shard": 16})
+    return folder
+
+
+def asked(sky: Path, root: Path) -> dict[str, Any]:
+    return {
+        "recipe": str(sky / "pair.yaml"),
+        "root": str(root),
+        "survey_dirs": [str(sky / "surveys")],
+        "cache": str(sky / "cache"),
+        "quiet": True,
+    }
+
+
+def published_bytes(root: Path) -> dict[str, bytes]:
+    """Every file that readers of the newest version see."""
+    shards = root / "shards" / "pair"
+    folder = shards / (shards / "LATEST").read_text().strip()
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(sky: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[BuildResult, Path]:
+    root = tmp_path_factory.mktemp("undisturbed")
+    return build(**asked(sky, root)), root
+
+
+@given(st.lists(st.tuples(st.integers(0, 3071), st.integers(0, 10**9)), max_size=200))
+def test_groups_hold_every_unit_once_along_the_sky(cells: list[tuple[int, int]]) -> None:
+    units = [Unit("match", f"r/{number}", cell, weight) for number, (cell, weight) in enumerate(cells)]
+    groups = neighbours(units)
+    assert sorted(unit.name for group in groups for unit in group) == sorted(unit.name for unit in units)
+    assert all(groups)
+    assert len(groups) <= 16
+    along = [unit.cell or 0 for group in groups for unit in group]
+    assert along == sorted(along)
+
+
+def test_groups_are_balanced_by_weight() -> None:
+    rng = np.random.default_rng(3)
+    units = [Unit("samples", str(cell), cell, int(weight)) for cell, weight in enumerate(rng.integers(1, 1000, 800))]
+    weights = [sum(unit.weight for unit in group) for group in neighbours(units)]
+    assert len(weights) == 16
+    assert max(weights) < 1.1 * min(weights)
+    assert len(neighbours(units[:UNITS_PER_GROUP])) == 1
+
+
+def test_a_build_publishes_every_object_and_leaves_its_account_as_artifacts(undisturbed: tuple[BuildResult, Path]) -> None:
+    from prefect.artifacts import Artifact
+
+    result, _ = undisturbed
+    assert (result.samples, result.reused, result.set_aside) == (OBJECTS, False, ())
+    assert [tally.stage for tally in result.stages] == ["scan", "objects", "match", "samples", "shards"]
+    assert all(tally.done == tally.units > 0 for tally in result.stages)
+    table = Artifact.get("pair-done")
+    assert table is not None
+    assert [(row["stage"], row["done"]) for row in json.loads(str(table.data))] == [(t.stage, t.done) for t in result.stages]
+    progress = Artifact.get("pair-samples")
+    assert progress is not None
+    assert progress.data == 100.0
+
+
+def test_a_second_run_does_nothing(sky: Path, undisturbed: tuple[BuildResult, Path]) -> None:
+    first, root = undisturbed
+    before = {path: path.stat().st_mtime_ns for path in (root / "shards").rglob("*")}
+    again = build(**asked(sky, root))
+    assert (again.version, again.reused, sum(tally.done for tally in again.stages)) == (first.version, True, 0)
+    assert {path: path.stat().st_mtime_ns for path in (root / "shards").rglob("*")} == before
+
+
+def test_two_worker_processes_give_the_same_bytes_as_one(
+    sky: Path, tmp_path: Path, undisturbed: tuple[BuildResult, Path]
+) -> None:
+    build(**asked(sky, tmp_path), cluster="local:2", batch_units=3)
+    assert published_bytes(tmp_path) == published_bytes(undisturbed[1])
+
+
+def test_cells_set_aside_show_in_the_state_of_the_flow(sky: Path, tmp_path: Path) -> None:
+    broken = sorted((sky / "one").glob("healpix=*/*.hdf5"))[0]
+    whole = broken.read_bytes()
+    try:
+        broken.write_bytes(whole[:100])
+        state = build(**asked(sky, tmp_path), return_state=True)
+    finally:
+        broken.write_bytes(whole)
+    assert (state.type.value, state.name) == ("COMPLETED", "Cells set aside")
+    result = state.result()
+    assert result.samples < OBJECTS
+    assert [unit["stage"] for unit in result.set_aside] == ["scan"]
+
+
+def test_bad_input_fails_the_flow_with_its_own_error(sky: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="give either cells or a cone"):
+        build(**asked(sky, tmp_path), cells=[1], cone=(0.0, 0.0, 1.0))
+    assert not list(tmp_path.iterdir())
+
+
+def test_killed_in_two_stages_and_run_again_gives_the_bytes_of_an_undisturbed_run(
+    sky: Path, tmp_path: Path, undisturbed: tuple[BuildResult, Path]
+) -> None:
+    for stage in ("scan", "samples"):
+        died = build_until(sky, tmp_path, stage)
+        assert died == -signal.SIGKILL, f"the run ended before it was killed in {stage}"
+        assert not (tmp_path / "shards" / "pair" / "LATEST").exists()
+    result = build(**asked(sky, tmp_path), cluster="local:2")
+    scans = next(tally for tally in result.stages if tally.stage == "scan")
+    assert scans.reused == scans.units, "finished cells were done again"
+    assert published_bytes(tmp_path) == published_bytes(undisturbed[1])
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def build_until(sky: Path, root: Path, stage: str) -> int:
+    """Run `mmu build` on two worker processes, kill them all as soon as a unit of a stage is done. Gives the exit status."""
+    command = [sys.executable, "-c", "from mmu_pipeline.cli import main; main()", "build", str(sky / "pair.yaml")]
+    command += ["--root", str(root), "--survey-dir", str(sky / "surveys"), "--cache", str(sky / "cache"), "--cluster", "local:2"]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    receipts = root / "receipts" / stage
+    try:
+        while process.poll() is None and not list(receipts.rglob("*.json")):
+            time.sleep(0.005)
+    finally:
+        family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        for member in (process, *family):
+            member.send_signal(signal.SIGKILL)
+        psutil.wait_procs(family, timeout=10)
+    return process.wait()
+
+
+def test_workers_do_not_load_prefect() -> None:
+    loaded = "import mmu_pipeline.cluster, mmu_pipeline.stages.pipeline, sys; sys.exit('prefect' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", loaded], check=False, env=os.environ).returncode == 0
