@@ -1,0 +1,1 @@
+"""The trainer's side: a set of shards -> batches of arrays, in an order that any run can resume on any number of ranks."""
