@@ -50,6 +50,16 @@ class Padding(_Model):
         return self.value if isinstance(self.value, tuple) else (self.value,)
 
 
+class TextTable(_Model):
+    """How a delimited text file is laid out; one that is compressed is recognised by its name."""
+
+    delimiter: Annotated[str, Key(min_length=1, max_length=1)] = ","
+    columns: tuple[str, ...] = ()
+    """Names of its columns, in order, where it has no header line. A delimiter at the end of each line is allowed for."""
+    nulls: tuple[str, ...] = ("",)
+    """What stands where a value is missing."""
+
+
 class Form(_Model):
     """One published form of a survey: where it lies and which reader understands it."""
 
@@ -65,9 +75,9 @@ class Form(_Model):
     checksums: str | None = None
     """A file beside the data in the format of `sha256sum`; downloads are checked against it. SHA256SUMS needs not be named."""
     object_id: str = "object_id"
-    """Source name of the id, or a template of several: "{SNID:06d}"."""
-    id_prefix: str = ""
-    """What this form writes before the survey's own id; removed."""
+    """Source name of the id, or a template of several: "{SNID:06d}"; # for the number of the row in its file."""
+    id_prefix: SourceNames = ()
+    """What this form writes before the survey's own id, or alternatives: removed."""
     ra: SourceNames = ("ra",)
     dec: SourceNames = ("dec",)
     position_precision_arcsec: float = Key(default=0.0, ge=0)
@@ -76,14 +86,27 @@ class Form(_Model):
     planes: SourceNames = ()
     """Source name of the bands of an image's planes, a list per row: planes are put in the order of `bands`, absent ones are
     0 and masked. Without it they are taken to stand in that order."""
+    text: TextTable = TextTable()
+    """For readers of delimited text."""
     parts: Annotated[str, AfterValidator(_pattern)] | None = None
     """Regular expression of a data file's name: files of one folder that agree in its first group are pieces of one object,
     joined in order of their names. Such a form is read from a local folder."""
     companions: dict[Name, tuple[str, str]] = Key(default_factory=dict)
     """Other files that belong to each data file: role -> (part of its name, what stands there instead). With a `/` the
-    replacement is a path from the file's folder: `redrock: [coadd-, redrock-]`, `source: [Xp, ../source/Gaia]`."""
+    replacement is a path from the file's folder: `redrock: [coadd-, redrock-]`, `source: [Xp, ../source/Gaia]`.
+    The part "*" stands for the whole name: a catalog that all files share."""
     faults: tuple[str, ...] = ()
     """Known faults of the published form, each a sentence: printed on the survey's page and on every card."""
+
+
+class Motion(_Model):
+    """Columns that carry a survey's positions to another epoch."""
+
+    pmra: Name
+    """Proper motion in right ascension, times cos(dec)."""
+    pmdec: Name
+    parallax: Name | None = None
+    radial_velocity: Name | None = None
 
 
 class Survey(_Model):
@@ -101,8 +124,9 @@ class Survey(_Model):
     """Order of the files of its object table: 0 for a few hundred rows, 4 as the MMU is cut, deeper where dense."""
     order_by: tuple[Name, ...] = ()
     """Ragged members by which the observations of one object are sorted, whatever order its source has."""
-    epoch: float | None = None
-    """Julian year of its positions, where they have one; stars move."""
+    epoch: float | Name | None = None
+    """Julian year of its positions, or the column with each row's own (years, or days as JD or MJD); stars move."""
+    motion: Motion | None = None
     repeated_ids: bool = False
     """Whether one id may stand in several rows (repeat observations). If not, a second row is counted as a duplicate."""
     licence: str
@@ -137,6 +161,9 @@ class Survey(_Model):
             for key, forms in (("from", field.source), *((key, getattr(field, key)) for key in by_form)):
                 if unknown := sorted(set(forms) - set(self.forms) if isinstance(forms, dict) else ()):
                     raise Misplaced(f"the field {field.name!r} names forms that do not exist: {unknown}", "fields", number, key)
+        for loc, column in (*((("motion", key), column) for key, column in self.motion or ()), (("epoch",), self.epoch)):
+            if isinstance(column, str) and column not in {field.name for field in self.columns}:
+                raise Misplaced(f"{column!r} is not a column of the survey", *loc)
         if unknown := [name for name in self.order_by if name not in names or not self.field(name).is_ragged]:
             raise Misplaced(f"order_by names what is not a declared field of varying length: {unknown}", "order_by")
         return self
@@ -169,8 +196,17 @@ class Counterpart(Selection):
     """A survey matched to the primary by position."""
 
     radius_arcsec: float = Key(gt=0, le=3600)
-    pick: Literal["nearest", "mutual", "all"] = "nearest"
+    pick: Annotated[str, Key(pattern=r"^(nearest|mutual|all|best: [a-z][a-z0-9_]*( asc| desc)?)$")] = "nearest"
+    """nearest; mutual; all; or `best: column`, the candidate with the largest value (`asc`: smallest), nulls last."""
     how: Literal["inner", "left"] = "left"
+    epoch: Annotated[str, Key(pattern=r"^J\d{4}(\.\d+)?$")] | None = None
+    """Julian epoch, J2016.0, to which both sides are moved first, as far as they have motions."""
+
+    @property
+    def best(self) -> tuple[str, bool] | None:
+        """Column of `best`, and whether the smallest value is wanted; None with another pick."""
+        _, _, rule = self.pick.partition("best: ")
+        return (rule.split()[0], rule.endswith(" asc")) if rule else None
 
 
 class SplitRule(_Model):
@@ -328,6 +364,11 @@ def load_recipe(name_or_path: str, surveys: dict[str, Survey]) -> Recipe:
     recipe = load_yaml(path, Recipe)
     for selection in recipe.selections:
         check_selection(selection, surveys, path)
+    for counterpart in recipe.counterparts:
+        if counterpart.best and counterpart.best[0] not in {field.name for field in surveys[counterpart.survey].columns}:
+            raise BadInput(
+                f"the survey {counterpart.survey!r} has no column {counterpart.best[0]!r} to pick by", file=path, key="pick"
+            )
     return recipe
 
 

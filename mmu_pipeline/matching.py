@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +26,16 @@ class Positions:
 
     def __len__(self) -> int:
         return len(self.ra)
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """The separation of a pair where it is not that of the positions which were searched: each pair has its own epoch."""
+
+    slack_arcsec: float
+    """How much closer a pair may be than the positions that were searched."""
+    chord: Callable[[Int, Int], Float]
+    """(primary rows, counterpart rows) -> chord of each pair."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +78,23 @@ def _first_of(groups: Int, order: Int) -> Bool:
 
 
 def match(
-    primary: Positions, counterpart: Positions, radius_arcsec: float, pick: Literal["nearest", "mutual", "all"] = "nearest"
+    primary: Positions,
+    counterpart: Positions,
+    radius_arcsec: float,
+    pick: Literal["nearest", "mutual", "all", "best"] = "nearest",
+    preference: Float | None = None,
+    refine: Refinement | None = None,
 ) -> Pairs:
     """Match two catalogs on the sphere.
 
     `nearest` keeps the closest counterpart of each primary; `mutual` keeps it only where that primary is also the closest
-    of all given primaries to it; `all` keeps every candidate. Ties break by separation, then id.
+    of all given primaries to it; `all` keeps every candidate; `best` the one with the smallest `preference`, of shape
+    (counterparts,), NaN last. Ties break by separation, then id. With `refine`, separations are those that it gives.
     """
-    i, j, distance = candidates(primary, counterpart, radius_arcsec)
+    i, j, distance = candidates(primary, counterpart, radius_arcsec + (refine.slack_arcsec if refine else 0.0))
+    if refine is not None:
+        distance = refine.chord(i, j)
+        i, j, distance = (values[distance <= chord(radius_arcsec)] for values in (i, j, distance))
     order = np.lexsort((counterpart.id_rank[j], distance, i))
     i, j, distance = i[order], j[order], distance[order]
     starts = np.flatnonzero(np.diff(i, prepend=-1))
@@ -83,6 +103,8 @@ def match(
     keep = np.ones(len(i), bool) if pick == "all" else rank == 0
     if pick == "mutual":
         keep &= _first_of(j, np.lexsort((primary.id_rank[i], distance, j)))
+    if pick == "best" and preference is not None:
+        keep = _first_of(i, np.lexsort((rank, preference[j], i)))
     return Pairs(
         primary=i[keep],
         counterpart=j[keep],

@@ -10,12 +10,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mmu_pipeline.astrometry import widest_motion
 from mmu_pipeline.catalog import Counterpart, Form, Recipe, Selection, Survey
 from mmu_pipeline.hats import Partition
 from mmu_pipeline.matching import Positions
 from mmu_pipeline.sky import CELL_ORDER, Cell, pixels_at
 from mmu_pipeline.stages import match
 from mmu_pipeline.stages.build import Build, Unit
+from mmu_pipeline.stages.pipeline import moves_of
 from mmu_pipeline.stages.scan import object_schema
 from mmu_pipeline.storage import Root, match_folder, object_folder, partition_path
 from tests.skies import KINDS, brute_force, centres, object_table, scattered
@@ -29,26 +31,35 @@ def survey(name: str, order: int = 4) -> Survey:
     )  # fmt: skip
 
 
-def store(root: Root, name: str, table: pa.Table, order: int) -> tuple[Partition, ...]:
+def store(root: Root, declared: Survey, table: pa.Table, order: int) -> tuple[Partition, ...]:
     """Write an object table as the partitions of a survey."""
-    pixels = pixels_at(table["_healpix_29"].to_numpy(), order)
+    name, pixels = declared.name, pixels_at(table["_healpix_29"].to_numpy(), order)
     partitions = []
     for pixel in np.unique(pixels):
         path = partition_path(object_folder(name), Cell(order, int(pixel)))
-        part = table.filter(pa.array(pixels == pixel)).cast(object_schema(survey(name)))
+        part = table.filter(pa.array(pixels == pixel)).cast(object_schema(declared))
         root.write_table(path, part)
         partitions.append(Partition(Cell(order, int(pixel)), path, len(part), ""))
     return tuple(partitions)
 
 
 def run_match(
-    folder: Path, recipe: Recipe, tables: dict[str, pa.Table], orders: dict[str, int], missing: dict[str, tuple[int, ...]]
+    folder: Path,
+    recipe: Recipe,
+    tables: dict[str, pa.Table],
+    orders: dict[str, int],
+    missing: dict[str, tuple[int, ...]],
+    surveys: dict[str, Survey] | None = None,
 ) -> pa.Table:
     """The union of the match tables of all cells of the primary."""
     root = Root(str(folder))
-    build = Build(recipe, {name: survey(name, orders[name]) for name in tables}, {}, root)
+    build = Build(recipe, surveys or {name: survey(name, orders[name]) for name in tables}, {}, root)
+    motions = {name: [widest_motion(table, build.surveys[name])] for name, table in tables.items()}
     skies = tuple(
-        match.Sky(name, store(root, name, table, orders[name]), missing.get(name, ())) for name, table in tables.items()
+        match.Sky(
+            name, store(root, build.surveys[name], table, orders[name]), missing.get(name, ()), moves_of(recipe, name, motions)
+        )
+        for name, table in tables.items()
     )
     cells = np.unique(pixels_at(tables[recipe.primary.survey]["_healpix_29"].to_numpy(), CELL_ORDER))
     found = [match.match_schema(recipe).empty_table()]

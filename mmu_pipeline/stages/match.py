@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmu_pipeline.astrometry import at_epoch, epochs, julian_year, motion_columns
 from mmu_pipeline.catalog import Counterpart, Recipe
 from mmu_pipeline.expressions import columns_of, select
 from mmu_pipeline.hats import Partition
-from mmu_pipeline.matching import Pairs, Positions, match
-from mmu_pipeline.sky import CELL_ORDER, Bool, Cell, Int, in_ranges, margin_ranges
+from mmu_pipeline.matching import Pairs, Positions, Refinement, match
+from mmu_pipeline.sky import CELL_ORDER, Bool, Cell, Float, Int, in_ranges, margin_ranges, unit_vectors
 from mmu_pipeline.stages.build import Build, Unit
 from mmu_pipeline.stages.objects import read_objects
 from mmu_pipeline.stages.scan import table_digest
@@ -30,6 +31,12 @@ class Sky:
     partitions: tuple[Partition, ...]
     missing: tuple[int, ...] = ()
     """Order-4 cells whose source was set aside: nothing is known there."""
+    moves: tuple[tuple[str, float], ...] = ()
+    """Counterpart -> how far, in arcsec, a row of this survey may move to the epoch of that match."""
+
+    def move(self, counterpart: Counterpart) -> float:
+        """How far a row may move, in arcsec, before it is matched with a counterpart."""
+        return dict(self.moves).get(counterpart.survey, 0.0)
 
 
 def match_schema(recipe: Recipe) -> pa.Schema:
@@ -56,24 +63,28 @@ def match_schema(recipe: Recipe) -> pa.Schema:
     return pa.schema(fields)
 
 
-def reach(recipe: Recipe, counterpart: Counterpart | None) -> float:
-    """How far beyond a cell rows matter, in arcsec: of a counterpart, or of the primary itself (None).
+def reach(counterpart: Counterpart, primary: Sky, other: Sky) -> float:
+    """How far beyond a cell, in arcsec, rows of a counterpart may lie that match primaries of the cell."""
+    return counterpart.radius_arcsec + primary.move(counterpart) + other.move(counterpart)
+
+
+def rival_reach(counterpart: Counterpart, primary: Sky) -> float:
+    """How far beyond a cell, in arcsec, primaries matter to the match of those in it.
 
     `mutual` must see every primary that may be closer to a counterpart in the margin: twice the radius away.
     """
-    if counterpart is not None:
-        return counterpart.radius_arcsec
-    return max((2 * other.radius_arcsec for other in recipe.counterparts if other.pick == "mutual"), default=0.0)
+    return 2 * (counterpart.radius_arcsec + primary.move(counterpart)) if counterpart.pick == "mutual" else 0.0
 
 
 def run(unit: Unit, build: Build) -> Receipt:
     """Write the match table of one cell. Rows follow `_healpix_29`, then rank."""
     recipe, cell = build.recipe, Cell(CELL_ORDER, int(unit.name.split("/")[1]))
     skies = {sky.survey: sky for sky in unit.inputs if isinstance(sky, Sky)}
-    primary, columns = skies[recipe.primary.survey], ["_healpix_29", "ra", "dec", *POINTER]
-    around = _rows(build, primary, margin_ranges(cell, reach(recipe, None)), recipe.primary.where)
+    primary = skies[recipe.primary.survey]
+    rivals = max((rival_reach(counterpart, primary) for counterpart in recipe.counterparts), default=0.0)
+    around = _rows(build, primary, margin_ranges(cell, rivals), recipe.primary.where)
     total = int(in_ranges(around["_healpix_29"].to_numpy(), (cell.range,)).sum())
-    around = select(around, recipe.primary.where).select(columns)
+    around = select(around, recipe.primary.where)
     index = around["_healpix_29"].to_numpy()
     known = in_ranges(index, (cell.range,))
     lost = {f"does not pass where: {recipe.primary.where}": total - int(known.sum())}
@@ -84,9 +95,17 @@ def run(unit: Unit, build: Build) -> Receipt:
     output = {"primary": np.flatnonzero(known)}
     found: dict[str, tuple[pa.Table, Pairs]] = {}
     for counterpart in recipe.counterparts:
-        rows = _rows(build, skies[counterpart.survey], margin_ranges(cell, counterpart.radius_arcsec), counterpart.where)
-        rows = select(rows, counterpart.where).select(columns)
-        pairs = match(_positions(around), _positions(rows), counterpart.radius_arcsec, counterpart.pick)
+        sky = skies[counterpart.survey]
+        ranges = margin_ranges(cell, reach(counterpart, primary, sky))
+        rows = select(_rows(build, sky, ranges, counterpart.where, counterpart), counterpart.where)
+        pairs = match(
+            _positions(build, primary, around, counterpart),
+            _positions(build, sky, rows, counterpart),
+            counterpart.radius_arcsec,
+            "best" if counterpart.best else counterpart.pick,  # type: ignore[arg-type]
+            _preference(rows, counterpart),
+            _refinement(build, (primary, around), (sky, rows), counterpart),
+        )
         before = len(np.unique(output["primary"]))
         output = _joined(output, counterpart, pairs, len(around))
         without = before - len(np.unique(output["primary"]))
@@ -108,22 +127,62 @@ def run(unit: Unit, build: Build) -> Receipt:
     )  # fmt: skip
 
 
-def _rows(build: Build, sky: Sky, ranges: tuple[tuple[int, int], ...], where: str | None) -> pa.Table:
-    """Positions and pointers of a survey's rows within ranges, with the columns that `where` reads."""
-    return read_objects(build, sky.survey, sky.partitions, ranges, ["ra", "dec", *POINTER, *sorted(columns_of(where))])
+def _rows(
+    build: Build, sky: Sky, ranges: tuple[tuple[int, int], ...], where: str | None, counterpart: Counterpart | None = None
+) -> pa.Table:
+    """Positions and pointers of a survey's rows within ranges, with the columns that moving, cutting and picking them read."""
+    read = {*columns_of(where), *motion_columns(build.surveys[sky.survey])}
+    read |= {counterpart.best[0]} if counterpart and counterpart.best else set()
+    return read_objects(build, sky.survey, sky.partitions, ranges, ["ra", "dec", *POINTER, *sorted(read)])
 
 
-def _positions(table: pa.Table) -> Positions:
-    ids = pc.rank(table["object_id"], sort_keys="ascending", tiebreaker="first")
-    return Positions(table["ra"].to_numpy(), table["dec"].to_numpy(), ids.to_numpy().astype(np.int64))
+def _positions(build: Build, sky: Sky, table: pa.Table, counterpart: Counterpart) -> Positions:
+    ids = pc.rank(table["object_id"], sort_keys="ascending", tiebreaker="first").to_numpy().astype(np.int64)
+    if counterpart.epoch is None:
+        return Positions(table["ra"].to_numpy(), table["dec"].to_numpy(), ids)
+    return Positions(*at_epoch(table, build.surveys[sky.survey], julian_year(counterpart.epoch)), ids)
+
+
+def _refinement(
+    build: Build, one: tuple[Sky, pa.Table], other: tuple[Sky, pa.Table], counterpart: Counterpart
+) -> Refinement | None:
+    """Where one survey alone has motions, each of its rows is moved to the very epoch of the row that it is compared with."""
+    if counterpart.epoch is None:
+        return None
+    tables = [table for _, table in (one, other)]
+    surveys = [build.surveys[sky.survey] for sky, _ in (one, other)]
+    moving = [survey.motion is not None for survey in surveys]
+    if sum(moving) != 1 or surveys[moving.index(False)].epoch is None:
+        return None
+    side, still = moving.index(True), moving.index(False)
+    years = epochs(tables[still], surveys[still])
+    years = np.where(np.isfinite(years), years, julian_year(counterpart.epoch))
+    fixed = unit_vectors(tables[still]["ra"].to_numpy(), tables[still]["dec"].to_numpy())
+
+    def pair_chord(i: Int, j: Int) -> Float:
+        rows = (i, j)
+        moved = at_epoch(tables[side].take(pa.array(rows[side])), surveys[side], years[rows[still]])
+        return np.asarray(np.linalg.norm(unit_vectors(*moved) - fixed[rows[still]], axis=1))
+
+    return Refinement(one[0].move(counterpart) + other[0].move(counterpart), pair_chord)
+
+
+def _preference(table: pa.Table, counterpart: Counterpart) -> Float | None:
+    """What `best` minimises, shape (n,), NaN where it is not known."""
+    if counterpart.best is None:
+        return None
+    column, ascending = counterpart.best
+    values = table[column].cast(pa.float64()).to_numpy()
+    return np.asarray(values if ascending else -values)
 
 
 def _blind(recipe: Recipe, counterpart: Counterpart, skies: Mapping[str, Sky], index: Int) -> dict[str, Bool]:
     """Primaries whose match cannot be told, since a source cell within reach was set aside: reason -> rows."""
     blind = {}
+    primary, other = skies[recipe.primary.survey], skies[counterpart.survey]
     for name, radius in (
-        (counterpart.survey, counterpart.radius_arcsec),
-        (recipe.primary.survey, 2 * counterpart.radius_arcsec if counterpart.pick == "mutual" else 0.0),
+        (counterpart.survey, reach(counterpart, primary, other)),
+        (recipe.primary.survey, rival_reach(counterpart, primary)),
     ):
         for pixel in skies[name].missing if radius else ():
             near = in_ranges(index, margin_ranges(Cell(CELL_ORDER, pixel), radius))

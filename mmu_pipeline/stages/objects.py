@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmu_pipeline.astrometry import widest_motion
 from mmu_pipeline.hats import Partition
 from mmu_pipeline.sky import CELL_ORDER, Cell, in_ranges, pixels_at
 from mmu_pipeline.stages.build import Build, Unit
@@ -42,7 +43,11 @@ def run(unit: Unit, build: Build) -> Receipt:
         stage="objects", unit=unit.name, fingerprint=unit.fingerprint, rows_in=len(table), rows_out=len(kept),
         skipped={DUPLICATE: len(skips)} if len(skips) else {}, skipped_rows=skipped_rows,
         outputs={path: build.root.size(path) or 0},
-        facts={"digest": table_digest(kept), "cells": counts_of(pixels_at(kept["_healpix_29"].to_numpy(), CELL_ORDER))},
+        facts={
+            "digest": table_digest(kept),
+            "motion": widest_motion(kept, survey),
+            "cells": counts_of(pixels_at(kept["_healpix_29"].to_numpy(), CELL_ORDER)),
+        },
     )  # fmt: skip
 
 

@@ -12,10 +12,12 @@ from dataclasses import replace
 import healpy as hp
 import numpy as np
 
+from mmu_pipeline.astrometry import julian_year, reach_of_motion
+from mmu_pipeline.catalog import Recipe
 from mmu_pipeline.errors import BadInput, PipelineError
 from mmu_pipeline.hats import Partition, write_metadata
 from mmu_pipeline.shards.schema import sample_members
-from mmu_pipeline.sky import CELL_ORDER, Cell, cells_touching, margin_ranges
+from mmu_pipeline.sky import CELL_ORDER, Cell
 from mmu_pipeline.stages import match, objects, samples, scan, shards
 from mmu_pipeline.stages.build import Build, Outcome, Unit
 from mmu_pipeline.stages.download import SourceFile, list_files, read_text_beside
@@ -40,6 +42,8 @@ STAGE_FUNCTIONS: Mapping[str, Callable[[Unit, Build], Receipt]] = {
 }
 FILES_PER_SCAN = 64
 """Files of one scan unit, where a survey is not cut by cell."""
+MOST_REACH_ARCSEC = 5400.0
+"""How far a margin may reach: no order-4 cell is narrower than 1.5 degrees."""
 
 
 def run_unit(unit: Unit, build: Build) -> Outcome:
@@ -186,7 +190,7 @@ def _wanted_cells(build: Build, name: str, footprint: frozenset[int] | None) -> 
     survey = build.surveys[name]
     if footprint is None or not survey.forms[build.sources[name].form].cut_by_cell:
         return None
-    reaching = name != build.recipe.primary.survey or match.reach(build.recipe, None) > 0
+    reaching = name != build.recipe.primary.survey or any(other.pick == "mutual" for other in build.recipe.counterparts)
     near = _with_neighbours(footprint) if reaching else footprint
     if survey.partition_order < CELL_ORDER:
         shift = 2 * (CELL_ORDER - survey.partition_order)
@@ -197,7 +201,7 @@ def _wanted_cells(build: Build, name: str, footprint: frozenset[int] | None) -> 
 
 
 def _with_neighbours(cells: Iterable[int]) -> frozenset[int]:
-    """Cells and all that touch them: margins reach a degree at most, and no order-4 cell is narrower."""
+    """Cells and all that touch them: no margin reaches further."""
     pixels = np.fromiter(cells, np.int64)
     around = hp.get_all_neighbours(1 << CELL_ORDER, pixels, nest=True)
     return frozenset(int(pixel) for pixel in np.union1d(pixels, around[around >= 0]))
@@ -256,13 +260,16 @@ def _missing_cells(build: Build, name: str) -> set[int]:
 def _match_units(build: Build) -> list[Unit]:
     recipe = build.recipe
     partitions = {name: _partitions(build, name) for name in recipe.survey_names}
-    missing = {name: _blind_near(_missing_cells(build, name), _blind_reach(build, name)) for name in recipe.survey_names}
+    missing = {name: _missing_cells(build, name) for name in recipe.survey_names}
     rows: dict[int, int] = defaultdict(int)
+    motions: dict[str, list[dict[str, float]]] = defaultdict(list)
     for receipt in stage_receipts(build, "objects"):
-        if receipt.unit.split("/")[0] == recipe.primary.survey:
-            for cell, count in receipt.facts.get("cells", {}).items():
-                rows[int(cell)] += count
-    counterparts = [(c.survey, c.radius_arcsec, c.pick, c.how, c.where) for c in recipe.counterparts]
+        owner = receipt.unit.split("/")[0]
+        motions[owner].append(receipt.facts.get("motion", {}))
+        for cell, count in receipt.facts.get("cells", {}).items() if owner == recipe.primary.survey else ():
+            rows[int(cell)] += count
+    moves = {name: moves_of(recipe, name, motions) for name in recipe.survey_names}
+    counterparts = [(c.survey, c.radius_arcsec, c.pick, c.how, c.where, c.epoch) for c in recipe.counterparts]
     rule = (recipe.primary.survey, recipe.primary.where, counterparts)
     units = []
     for cell in sorted(rows):
@@ -273,13 +280,29 @@ def _match_units(build: Build) -> list[Unit]:
             match.Sky(
                 name,
                 tuple(_near(partitions[name], build.surveys[name].partition_order, near)),
-                tuple(missing[name].get(cell, ())),
+                tuple(sorted(missing[name] & near)),
+                moves[name],
             )
             for name in recipe.survey_names
         )
-        seen = [(sky.survey, [(p.path, p.digest) for p in sky.partitions], sky.missing) for sky in skies]
+        seen = [(sky.survey, [(p.path, p.digest) for p in sky.partitions], sky.missing, sky.moves) for sky in skies]
         units.append(Unit("match", f"{recipe.name}/{cell}", cell, rows[cell] * 100, skies, fingerprint("match", rule, seen)))
     return units
+
+
+def moves_of(recipe: Recipe, name: str, motions: Mapping[str, Sequence[Mapping[str, float]]]) -> tuple[tuple[str, float], ...]:
+    """How far rows of a survey may move, in arcsec, to the epochs of each match that they take part in."""
+    moves = []
+    for other in recipe.counterparts:
+        if other.epoch is None or name not in (recipe.primary.survey, other.survey):
+            continue
+        opposite = other.survey if name == recipe.primary.survey else recipe.primary.survey
+        far = reach_of_motion(motions[name], motions[opposite], julian_year(other.epoch))
+        if other.radius_arcsec + far > MOST_REACH_ARCSEC:
+            raise BadInput(f"the survey {name!r} moves too far to {other.epoch}: its margin would be wider than a cell",
+                           moves_arcsec=round(far, 1), hint="choose an epoch nearer to that of the surveys")  # fmt: skip
+        moves.append((other.survey, far))
+    return tuple(moves)
 
 
 def _near(partitions: Mapping[int, Partition], order: int, cells: Iterable[int]) -> list[Partition]:
@@ -289,19 +312,6 @@ def _near(partitions: Mapping[int, Partition], order: int, cells: Iterable[int])
         return [partitions[pixel] for pixel in sorted(pixels & partitions.keys())]
     wanted = set(cells)
     return [part for pixel, part in sorted(partitions.items()) if pixel >> 2 * (order - CELL_ORDER) in wanted]
-
-
-def _blind_reach(build: Build, name: str) -> float:
-    return max(match.reach(build.recipe, c) for c in (None, *build.recipe.counterparts) if c is None or c.survey == name)
-
-
-def _blind_near(missing: Iterable[int], radius_arcsec: float) -> dict[int, list[int]]:
-    """For each order-4 cell, the missing cells that lie within a radius of it."""
-    near: dict[int, list[int]] = defaultdict(list)
-    for pixel in sorted(missing):
-        for cell in cells_touching(margin_ranges(Cell(CELL_ORDER, pixel), radius_arcsec), CELL_ORDER):
-            near[cell.pixel].append(pixel)
-    return near
 
 
 def _open_sample_units(build: Build) -> list[Unit]:

@@ -21,7 +21,7 @@ from mmu_pipeline.shards.tar import write_samples
 from mmu_pipeline.sky import CELL_ORDER, Cell, Int, margin_ranges
 from mmu_pipeline.stages.build import Build, Unit
 from mmu_pipeline.stages.download import SourceFile, reading
-from mmu_pipeline.stages.match import Sky
+from mmu_pipeline.stages.match import Sky, reach
 from mmu_pipeline.stages.objects import read_objects
 from mmu_pipeline.storage import Receipt, match_folder, partition_path
 
@@ -76,16 +76,17 @@ def _records(unit: Unit, build: Build, cell: Cell, matches: pa.Table) -> pa.Tabl
     """The JSON of each row, as a table: columns as `record_schema`."""
     schema = pa.schema([(scalar.name, scalar.type) for scalar in sample_scalars(build.recipe, build.surveys)])
     columns: dict[str, pa.ChunkedArray | pa.Array] = {"healpix": pa.array(np.full(len(matches), cell.pixel))}
-    radius = {counterpart.survey: counterpart.radius_arcsec for counterpart in build.recipe.counterparts}
     skies = {sky.survey: sky for sky in unit.inputs if isinstance(sky, Sky)}
+    primary = skies[build.recipe.primary.survey]
+    far = {other.survey: reach(other, primary, skies[other.survey]) for other in build.recipe.counterparts}
     for selection in build.recipe.selections:
         name = selection.survey
         wanted = ["ra", "dec", "source_file", "source_row", *(selection.columns or ())]
-        objects = read_objects(build, name, skies[name].partitions, margin_ranges(cell, radius.get(name, 0.0)), wanted)
+        objects = read_objects(build, name, skies[name].partitions, margin_ranges(cell, far.get(name, 0.0)), wanted)
         rows = objects.take(_located(objects, matches[f"{name}_source_file"], matches[f"{name}_source_row"], name))
         columns |= {f"{name}_{column}": rows[column] for column in ("ra", "dec", *(selection.columns or ()))}
         columns[f"{name}_object_id"] = matches[f"{name}_object_id"]
-        if name in radius:
+        if name in far:
             columns[f"has_{name}"] = pc.is_valid(matches[f"{name}_object_id"])
             columns |= {f"{name}_{column}": matches[f"{name}_{column}"] for column in PAIR}
     return pa.table([columns[field.name] for field in schema], schema=schema)
