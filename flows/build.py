@@ -42,7 +42,7 @@ GROUPS_AT_ONCE = 4
 """Prefect task runs at a time: enough that the tail of one group leaves no worker idle."""
 MOST_GROUPS = 16
 """Of one stage. A task run costs about 0.1 s, so a stage of a thousand cells does not get a thousand."""
-UNITS_PER_GROUP = 8
+UNITS_PER_GROUP = 32
 """Below this a stage gets fewer groups."""
 SHOW_EVERY_S = 0.5
 ARTIFACT_EVERY_S = 5.0

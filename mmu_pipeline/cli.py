@@ -144,8 +144,10 @@ def build(
     as_json: AsJson = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Build a recipe's shards and publish them. Run it again at any time: what is finished is not done again."""
+    from mmu_pipeline.stages.prepare import claim_root
+
     asked = _asked(recipe, root, source, survey_dir, cells, cone, cache)
-    _prepared(asked)  # what is wrong with it is said before the orchestration starts
+    claim_root(_prepared(asked), replace)  # what is wrong with it is said before the orchestration starts
     result = _flow(debug)(**asked, cluster=cluster, replace=replace, quiet=quiet)
     _give(as_json, asdict(result), tables.published_lines(result, result.seconds))
     if result.set_aside:
