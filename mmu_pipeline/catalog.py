@@ -78,6 +78,8 @@ class Form(_Model):
     """Source name of the id, or a template of several: "{SNID:06d}"; # for the number of the row in its file."""
     id_prefix: SourceNames = ()
     """What this form writes before the survey's own id, or alternatives: removed."""
+    id_suffix: str = ""
+    """What it writes after it, removed: ".0" where ids were floats."""
     ra: SourceNames = ("ra",)
     dec: SourceNames = ("dec",)
     position_precision_arcsec: float = Key(default=0.0, ge=0)
@@ -232,6 +234,11 @@ class ShardRule(_Model):
     target_bytes: ByteSize = ByteSize(512 * 1024**2)
     samples_per_shard: int | None = Key(default=None, ge=1)
     seed: int = Key(default=0, ge=0)
+    multiple_of: int = Key(default=1, ge=1)
+    """Every shard holds a multiple of so many samples: the first samples of a split stand a second time at its end, flagged
+    `repeat` in the index. A split of one sample is left as it is."""
+    world_size: int = Key(default=1, ge=1)
+    """The number of shards of a split is a multiple of this (ranks x workers) where there are samples enough."""
 
 
 class Recipe(_Model):

@@ -15,7 +15,7 @@ from mmu_pipeline.errors import BadInput
 from mmu_pipeline.fields import Array, Field
 from mmu_pipeline.sky import Int
 
-FORMATS = ("snana", "mmu_v1")
+FORMATS = ("snana", "mmu_v1", "mmu_v1_groups", "hats", "fits_spectra", "desi_coadd", "gaia_xp", "chandra_pha")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from mmu_pipeline.errors import BadInput, BrokenSource
 def companion_name(form: Form, role: str, name: str) -> str:
     """Path of a companion, relative to the folder of the file of that name. Raises BadInput for a name that it does not fit."""
     part, instead = form.companions[role]
+    if part == "*":
+        return instead
     if part not in name:
         raise BadInput(f"the companion {role!r} replaces {part!r}, which the name of the file does not hold", file=name)
     return name.replace(part, instead, 1)

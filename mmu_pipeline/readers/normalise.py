@@ -21,6 +21,8 @@ from mmu_pipeline.sky import Int
 
 LARGEST_IVAR = 1e37
 """From here on an inverse variance is that of a variance of 0 (1/0 clipped to the largest float32, 3.4e38)."""
+ROW_NUMBER = "#"
+"""As the source name of an id: the number of the row in its file."""
 REPR_OF_BYTES = re.compile(r"""b(['"])(.*)\1""", re.DOTALL)
 
 
@@ -59,7 +61,12 @@ def object_ids(form: Form, sources: Mapping[str, Array]) -> list[str]:
             ids = [_filled(form.object_id, dict(zip(sources, row, strict=True)), whole) for row in zip(*texts, strict=True)]
     except ValueError as error:
         raise BrokenSource(f"no id can be made: {error}", column=form.object_id) from error
-    return [text.removeprefix(form.id_prefix) for text in ids]
+    return [_without_prefix(form, text) for text in ids]
+
+
+def _without_prefix(form: Form, text: str) -> str:
+    text = text.removesuffix(form.id_suffix)
+    return next((text.removeprefix(prefix) for prefix in form.id_prefix if text.startswith(prefix)), text)
 
 
 def _filled(template: str, parts: Mapping[str, str], whole: Sequence[bool]) -> str:

@@ -10,7 +10,7 @@ import re
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -263,7 +263,7 @@ def reading(file: SourceFile, form: Form, cache: str) -> Iterator[Path]:
 
 
 def _fetch_companion(file: SourceFile, form: Form, role: str, cache: str) -> None:
-    """Copy a companion of a remote file into the same folder of the cache, once; one that is not there is left out."""
+    """Copy a companion of a remote file into the same folder of the cache; one that is not there is left out."""
     if is_local(file.urls[0]):
         return
     beside = companion_name(form, role, file.relative.rsplit("/", 1)[-1])
@@ -276,7 +276,8 @@ def _fetch_companion(file: SourceFile, form: Form, role: str, cache: str) -> Non
     url = f"{folder}/{beside}"
     fs, path = url_to_fs(url)
     if retried(lambda: fs.exists(path), url):
-        retried(lambda: _transfer(url, target, SourceFile(beside, (url,))), url)
+        with suppress(FileExistsError):
+            os.link(fetch(SourceFile(beside, (url,)), cache), target)
 
 
 def _is_cached(file: SourceFile, target: Path, note: Path) -> bool:
