@@ -7,8 +7,8 @@ import pytest
 import xxhash
 
 from mmu_pipeline.errors import BadInput, BrokenArtefact
-from mmu_pipeline.shards.index import INDEX_PATH, cone, index_schema, piece_index, piece_sizes, write_index
-from mmu_pipeline.shards.plan import plan_shards
+from mmu_pipeline.shards.index import INDEX_PATH, cone, index_schema, piece_index, piece_sizes, repeated_keys, write_index
+from mmu_pipeline.shards.plan import plan_shards, without
 from mmu_pipeline.shards.samples import Sample
 from mmu_pipeline.shards.tar import write_samples
 from mmu_pipeline.sky import arcsec, healpix29, unit_vectors
@@ -96,6 +96,37 @@ def test_a_repeated_key_is_named(tmp_path):
         write_index(root, "set", ["a.parquet", "b.parquet"], plan)
     assert error.value.where["key"] == "k-2"
     assert not root.exists(f"set/{INDEX_PATH}")
+
+
+def test_repeats_are_flagged_and_count_once_in_the_digest(small_set, root):
+    sizes = [piece_sizes(root, path) for path in pieces()]
+    plan = plan_shards(sizes, RECIPE.shards.model_copy(update={"samples_per_shard": 30, "multiple_of": 32}))
+    facts = write_index(root, "padded", pieces(), plan)
+    table = root.read_table(f"padded/{INDEX_PATH}")
+    assert facts.set_digest == small_set.manifest["set_digest"]
+    assert facts.samples == len(table) == len(small_set.samples) + facts.repeats
+    assert (np.diff(table["_healpix_29"].to_numpy()) >= 0).all()
+    rows = table.to_pylist()
+    once = {row["key"]: row for row in rows if not row["repeat"]}
+    assert len(once) == len(small_set.samples)
+    for row in (row for row in rows if row["repeat"]):
+        other = once[row["key"]]
+        assert (row["shard"], row["offset"]) != (other["shard"], other["offset"])
+        assert (row["digest"], row["split"]) == (other["digest"], other["split"])
+    places = {name: sorted((row["offset"], row["nbytes"]) for row in rows if row["shard"] == name) for name in plan.names}
+    for number, name in enumerate(plan.names):
+        assert [offset for offset, _ in places[name]] == plan.sample_offsets(number)[:-1].tolist()
+
+
+def test_of_a_repeated_key_the_later_sample_is_known(tmp_path):
+    piece(tmp_path, ["k-1", "k-2"], [10.0, 20.0])
+    root = piece(tmp_path, ["k-3", "k-2"], [30.0, 40.0], "b")
+    paths = ["a.parquet", "b.parquet"]
+    sizes = [piece_sizes(root, path) for path in paths]
+    assert repeated_keys(root, paths, sizes) == [(3, "k-2", 1)]
+    plan = plan_shards(without(sizes, [3]), RECIPE.shards)
+    assert write_index(root, "set", paths, plan).samples == 3
+    assert root.read_table(f"set/{INDEX_PATH}")["key"].to_pylist() == ["k-1", "k-2", "k-3"]
 
 
 def test_rows_out_of_sky_order_are_refused(tmp_path):

@@ -21,6 +21,7 @@ from mmu_pipeline.errors import BadInput, PipelineError
 from mmu_pipeline.simulate.light_curves import LightCurve
 from mmu_pipeline.simulate.serve import Busy, CutShort, Served, serving
 from mmu_pipeline.simulate.snana import PLAIN, Supernova, Traps, write_snana
+from mmu_pipeline.sky import healpix29, pixels_at
 from mmu_pipeline.stages import download, pipeline
 from mmu_pipeline.stages.build import STAGES, Build, Outcome
 from mmu_pipeline.stages.overview import plan, status
@@ -202,6 +203,37 @@ def test_bad_rows_are_counted_with_their_reason(tmp_path: Path) -> None:
     assert {name for table in tables for name in table["object_id"].to_pylist()} == {"A900", "A901"}
     stored = [outcome.receipt for outcome in outcomes["objects"] if outcome.unit.name.startswith("one/")]
     assert sum(receipt.skipped.get("duplicate object_id", 0) for receipt in stored) == 1
+
+
+def test_an_id_that_stands_in_two_cells_gives_one_sample_and_is_counted(tmp_path: Path) -> None:
+    sky = Sky(tmp_path)
+    cells = pixels_at(healpix29(sky.ra, sky.dec), 4)
+    far = int(np.flatnonzero(cells != cells[3])[-1])
+    ids = [*sky.ids]
+    ids[far] = ids[3]
+    write_cells(tmp_path / "one", sky.ra, sky.dec, ids)
+    _, published = run_all(sky.prepare())
+    manifest = Root(published.url).read_json("manifest.json")
+    assert published.samples == manifest["counts"]["samples"] == 59
+    assert manifest["skipped"]["shards"] == {"same key as a sample of another cell": 1}
+    index = pq.read_table(Path(published.url) / "index/samples.parquet")
+    assert index["one_object_id"].to_pylist().count(ids[3]) == 1
+
+
+def test_a_recipe_may_ask_for_full_batches_and_a_world(sky: Sky) -> None:
+    asked = {"samples_per_shard": 7, "multiple_of": 4, "world_size": 2}
+    recipe_yaml(sky.folder, "pair", primary={"survey": "one"}, split={"train": 1, "validation": 0, "test": 0}, shards=asked)
+    _, published = run_all(sky.prepare())
+    manifest = Root(published.url).read_json("manifest.json")
+    counts = [shard["samples"] for shard in manifest["splits"]["train"]["shards"]]
+    assert len(counts) == 10
+    assert set(counts) == {4, 8}
+    assert manifest["repeats"] == 0
+    recipe_yaml(sky.folder, "other", primary={"survey": "one"}, shards=asked | {"multiple_of": 64})
+    sky.recipe = sky.folder / "other.yaml"
+    _, padded = run_all(sky.prepare())
+    manifest = Root(padded.url).read_json("manifest.json")
+    assert manifest["repeats"] == manifest["samples"] - 60 > 0
 
 
 def test_a_chosen_cell_gives_the_same_samples_as_the_whole_sky(sky: Sky) -> None:

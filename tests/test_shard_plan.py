@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmu_pipeline.catalog import ShardRule
-from mmu_pipeline.shards.plan import PieceSizes, ShardPlan, plan_shards
+from mmu_pipeline.shards.plan import PieceSizes, ShardPlan, plan_shards, without
 from mmu_pipeline.shards.splits import SPLITS
 
 
@@ -112,3 +112,46 @@ def test_a_million_samples_in_little_memory():
     plan = plan_shards(pieces, ShardRule(samples_per_shard=5000))
     held = sum(array.nbytes for array in (plan.by_shard, plan.start, plan.shard, plan.offset, plan.ties))
     assert held < 30e6
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.integers(0, 200), st.integers(1, 50), st.integers(1, 16), st.integers(1, 6))
+def test_shards_of_a_multiple_are_filled_with_repeats_and_nothing_is_dropped(seed, count, per_shard, multiple, world):
+    pieces = pieces_of(np.random.default_rng(seed), [count])
+    rule = ShardRule(samples_per_shard=per_shard, multiple_of=multiple, world_size=world)
+    plan = plan_shards(pieces, rule)
+    assert sorted(np.delete(plan.by_shard, plan.repeats)) == list(range(count))
+    for code, name in enumerate(SPLITS):
+        shards = [number for number, split in enumerate(plan.splits) if split == name]
+        sizes = [len(plan.samples(number)) for number in shards]
+        here = int((pieces[0].split == code).sum())
+        unit = multiple if here > 1 else 1
+        assert all(size % unit == 0 for size in sizes)
+        assert 0 <= sum(sizes) - here < unit
+        assert not sizes or max(sizes) - min(sizes) <= unit
+        assert len(shards) % world == 0 or -(-here // unit) < -(-len(shards) // world) * world
+    for number in range(len(plan.names)):
+        keys = plan.samples(number)
+        assert not (keys[1:] == keys[:-1]).any()  # neighbours with one key would be read as one sample
+
+
+@pytest.mark.parametrize("multiple", [1, 8])
+def test_every_shard_gets_its_share_of_each_stratum(multiple):
+    rng = np.random.default_rng(6)
+    (piece,) = pieces_of(rng, [3000], splits=2)
+    strata = rng.choice(4, 3000, p=[0.6, 0.3, 0.09, 0.01])
+    plan = plan_shards([piece], ShardRule(samples_per_shard=200, multiple_of=multiple), strata)
+    assert sorted(np.delete(plan.by_shard, plan.repeats)) == list(range(3000))
+    for name in ("train", "validation"):
+        shards = [number for number, split in enumerate(plan.splits) if split == name]
+        counts = np.array([np.bincount(strata[plan.samples(number)], minlength=4) for number in shards])
+        assert (np.ptp(counts, axis=0) <= (2 if multiple == 1 else 2 * multiple)).all()
+    if multiple == 1:
+        check(plan, [piece])
+
+
+def test_samples_that_are_not_to_be_dealt_go_nowhere():
+    pieces = without(pieces_of(np.random.default_rng(7), [50, 50]), [3, 70])
+    plan = plan_shards(pieces, ShardRule(samples_per_shard=10))
+    assert sorted(plan.by_shard) == sorted({*range(100)} - {3, 70})
+    assert plan.shard[[3, 70]].tolist() == plan.offset[[3, 70]].tolist() == [-1, -1]

@@ -11,17 +11,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
 from mmu_pipeline.catalog import SplitRule
-from mmu_pipeline.shards.index import DIGESTS, INDEX_PATH, PLACE, POSITION
+from mmu_pipeline.shards.index import DIGESTS, INDEX_PATH, PLACE, POSITION, digest_sum
 from mmu_pipeline.shards.splits import SPLITS, near_other_split, split_of
 from mmu_pipeline.shards.tar import WRITTEN
 from mmu_pipeline.sky import healpix29, is_position, pixels_at
 from mmu_pipeline.storage import Root
 
-CHECKED = ["key", "_healpix_29", "ra", "dec", "split", "shard", "digest"]
+CHECKED = ["key", "_healpix_29", "ra", "dec", "split", "shard", "repeat", "digest"]
 
 
 def index_problems(root: Root, manifest: Mapping[str, Any]) -> Iterator[str]:
@@ -45,7 +46,7 @@ def _content_problems(index: pq.ParquetFile, manifest: Mapping[str, Any]) -> Ite
     counts: Counter[tuple[str, str]] = Counter()
     splits_of_cell: dict[int, set[str]] = {}
     hashes = [np.zeros(0, np.uint64)]
-    total, last = 0, 0
+    total, last, repeats = 0, 0, 0
     for batch in index.iter_batches(columns=CHECKED):
         pixels, splits = batch["_healpix_29"].to_numpy(), batch["split"].to_pylist()
         if np.any(np.diff(pixels, prepend=last) < 0):
@@ -55,14 +56,18 @@ def _content_problems(index: pq.ParquetFile, manifest: Mapping[str, Any]) -> Ite
         for cell, split in set(zip(pixels_at(pixels, rule.order).tolist(), splits, strict=True)):
             splits_of_cell.setdefault(cell, set()).add(split)
         counts.update(zip(batch["shard"].to_pylist(), splits, strict=True))
-        total += sum(int.from_bytes(digest, "big") for digest in batch["digest"].to_pylist())
-        hashes.append(_hashes(batch["key"]))
+        once = batch.filter(pc.invert(batch["repeat"]))
+        repeats += len(batch) - len(once)
+        total += digest_sum(once["digest"])
+        hashes.append(_hashes(once["key"]))
     for cell, found in sorted(splits_of_cell.items()):
         if len(found) > 1:
             yield f"{INDEX_PATH}: the cell {cell} of order {rule.order} is in {' and '.join(sorted(found))}"
     yield from _count_problems(counts, manifest)
     if f"{total % DIGESTS:032x}" != manifest["set_digest"]:
         yield f"{INDEX_PATH}: the digests of the samples do not add up to that of the set"
+    if repeats != manifest["repeats"]:
+        yield f"{INDEX_PATH}: flags {repeats} samples as repeats, the manifest says {manifest['repeats']}"
     yield from _repeated_keys(index, np.concatenate(hashes))
 
 
@@ -100,7 +105,7 @@ def _repeated_keys(index: pq.ParquetFile, hashes: npt.NDArray[np.uint64]) -> Ite
     suspects = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
     if not len(suspects):
         return
-    batches = (batch["key"] for batch in index.iter_batches(columns=["key"]))
+    batches = (batch.filter(pc.invert(batch["repeat"]))["key"] for batch in index.iter_batches(columns=["key", "repeat"]))
     among = (keys.filter(pa.array(np.isin(_hashes(keys), suspects))).to_pylist() for keys in batches)
     for key, times in Counter(chain.from_iterable(among)).items():
         if times > 1:

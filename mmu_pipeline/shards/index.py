@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -14,9 +15,9 @@ import xxhash
 
 from mmu_pipeline.catalog import Recipe
 from mmu_pipeline.errors import BadInput, BrokenArtefact
-from mmu_pipeline.shards.plan import PieceSizes, ShardPlan
+from mmu_pipeline.shards.plan import NOT_DEALT, PieceSizes, ShardPlan, tied
 from mmu_pipeline.shards.samples import training_order
-from mmu_pipeline.shards.splits import SPLITS, split_of
+from mmu_pipeline.shards.splits import split_of
 from mmu_pipeline.shards.tar import WRITTEN
 from mmu_pipeline.sky import Float, Int, arcsec, cone_cells, merge_ranges, unit_vectors
 from mmu_pipeline.storage import Root
@@ -29,7 +30,12 @@ POSITION = [
     pa.field("dec", pa.float64(), nullable=False),
 ]
 PLANNED = [pa.field("split", pa.int8(), nullable=False), pa.field("training_order", pa.uint64(), nullable=False)]
-PLACE = [pa.field("split", pa.string(), nullable=False), pa.field("shard", pa.string(), nullable=False)]
+PLACE = [
+    pa.field("split", pa.string(), nullable=False),
+    pa.field("shard", pa.string(), nullable=False),
+    pa.field("repeat", pa.bool_(), nullable=False),
+]
+"""Where a sample went. `repeat`: it stands in the set before, and fills a shard to a multiple of its count."""
 ROW_GROUP = 100_000
 DIGESTS = 2**128
 
@@ -39,8 +45,10 @@ class IndexFacts:
     """What an index says of its set."""
 
     samples: int
+    """Repeats included."""
+    repeats: int
     set_digest: str
-    """Sum of the samples' digests modulo 2**128, in hexadecimal: the same however the samples are dealt into shards."""
+    """Sum of the samples' digests modulo 2**128, in hexadecimal, each sample once: the same however they are dealt out."""
     nbytes: int
     """Size of the index."""
     digest: str
@@ -84,10 +92,32 @@ def piece_sizes(root: Root, path: str) -> PieceSizes:
     return PieceSizes(*(table[name].to_numpy() for name in ("split", "training_order", "nbytes")))
 
 
-def write_index(root: Root, folder: str, pieces: Sequence[str], plan: ShardPlan) -> IndexFacts:
+def repeated_keys(root: Root, pieces: Sequence[str], sizes: Sequence[PieceSizes]) -> list[tuple[int, str, int]]:
+    """Samples whose key an earlier one has: its number over all pieces, the key, and the number of that earlier one."""
+    first = np.cumsum([0, *(len(piece.nbytes) for piece in sizes)])
+    dealt = [np.flatnonzero(piece.split != NOT_DEALT) + start for piece, start in zip(sizes, first, strict=False)]
+    numbers = np.concatenate([np.zeros(0, np.int64), *dealt])
+    order = np.concatenate([np.zeros(0, np.uint64), *(piece.order for piece in sizes)])
+    suspects = numbers[tied(order[numbers])]
+    seen: dict[str, int] = {}
+    found = []
+    for number, path in enumerate(pieces):
+        here = suspects[(suspects >= first[number]) & (suspects < first[number + 1])]
+        if len(here):
+            keys = root.read_table(path, columns=["key"])["key"].take(here - first[number]).to_pylist()
+            for row, key in zip(here.tolist(), keys, strict=True):
+                if seen.setdefault(key, row) != row:
+                    found.append((row, key, seen[key]))
+    return found
+
+
+def write_index(
+    root: Root, folder: str, pieces: Sequence[str], plan: ShardPlan, digests: npt.NDArray[np.void] | None = None
+) -> IndexFacts:
     """Write the index of the set in `folder` from the indexes of its pieces, in the plan's order, one piece at a time.
 
-    Raises BrokenArtefact if a piece is not what was planned, out of sky order, or repeats a key of another.
+    `digests`, one of 16 bytes for each sample of the plan, stand in for those of the pieces. Raises BrokenArtefact if a piece is
+    not what was planned, out of sky order, or repeats a key of another.
     """
     if not pieces:
         raise BadInput("a set needs at least one piece", folder=folder)
@@ -95,20 +125,30 @@ def write_index(root: Root, folder: str, pieces: Sequence[str], plan: ShardPlan)
     schema = index_schema(scalars.remove_metadata())
     total = 0
     with root.writing(f"{folder}/{INDEX_PATH}") as file, pq.ParquetWriter(file, schema, **_layout(schema)) as writer:
-        for table in _grouped(_placed(root, pieces, plan, schema)):
+        for table in _grouped(_placed(root, pieces, plan, digests, schema)):
             writer.write_table(table, row_group_size=ROW_GROUP)
-            total += sum(int.from_bytes(digest, "big") for digest in table["digest"].to_pylist())
+            total += digest_sum(table.filter(pc.invert(table["repeat"]))["digest"])
     path = f"{folder}/{INDEX_PATH}"
     with root.fs.open(root.path(path), "rb") as written:
         digest = hashlib.file_digest(written, xxhash.xxh3_128).hexdigest()
-    return IndexFacts(len(plan.shard), f"{total % DIGESTS:032x}", root.size(path) or 0, digest)
+    return IndexFacts(len(plan.by_shard), len(plan.repeats), f"{total % DIGESTS:032x}", root.size(path) or 0, digest)
 
 
-def _placed(root: Root, pieces: Sequence[str], plan: ShardPlan, schema: pa.Schema) -> Iterator[pa.Table]:
-    """The index's rows of each piece."""
-    names = pa.array(plan.names, pa.string())
+def digest_sum(digests: pa.ChunkedArray | pa.Array) -> int:
+    """Sum of digests as numbers: what set_digest is made of."""
+    return sum(int.from_bytes(digest, "big") for digest in digests.to_pylist())
+
+
+def _placed(
+    root: Root, pieces: Sequence[str], plan: ShardPlan, digests: npt.NDArray[np.void] | None, schema: pa.Schema
+) -> Iterator[pa.Table]:
+    """The index's rows of each piece: every sample that was dealt out, and again where it is repeated."""
+    names, splits = pa.array(plan.names, pa.string()), pa.array(plan.splits, pa.string())
     seen: dict[str, str] = {}
     last = -1
+    again = plan.by_shard[plan.repeats]
+    shard_again = np.searchsorted(plan.bounds, plan.repeats, side="right") - 1
+    offset_again = _offsets(plan, shard_again, plan.repeats)
     for number, path in enumerate(pieces):
         table, rows = root.read_table(path), plan.piece(number)
         index = table["_healpix_29"].to_numpy()
@@ -117,17 +157,35 @@ def _placed(root: Root, pieces: Sequence[str], plan: ShardPlan, schema: pa.Schem
         if len(index) and index[0] < last:
             raise BrokenArtefact("pieces are not in sky order", file=path)
         last = int(index[-1]) if len(index) else last
-        for row in plan.ties[(plan.ties >= rows.start) & (plan.ties < rows.stop)] - rows.start:
-            key = table["key"][int(row)].as_py()
-            if key in seen:
+        for row in plan.ties[(plan.ties >= rows.start) & (plan.ties < rows.stop)]:
+            key = table["key"][int(row) - rows.start].as_py()
+            if key in seen and plan.shard[row] != NOT_DEALT:
                 raise BrokenArtefact("two samples have the same key", key=key, file=path, other=seen[key])
-            seen[key] = path
+            if plan.shard[row] != NOT_DEALT:
+                seen[key] = path
+        once = np.flatnonzero(plan.shard[rows] != NOT_DEALT)
+        twice = np.flatnonzero((again >= rows.start) & (again < rows.stop))
+        taken = np.concatenate([once, again[twice] - rows.start])
+        order = np.argsort(taken, kind="stable")
+        shard = np.concatenate([plan.shard[rows][once], shard_again[twice]])[order]
         place = {
-            "split": pa.array(SPLITS).take(table["split"].combine_chunks()),
-            "shard": names.take(pa.array(plan.shard[rows])),
-            "offset": pa.array(plan.offset[rows]),
+            "split": splits.take(pa.array(shard)),
+            "shard": names.take(pa.array(shard)),
+            "repeat": pa.array(order >= len(once)),
+            "offset": pa.array(np.concatenate([plan.offset[rows][once], offset_again[twice]])[order]),
         }
+        if digests is not None:
+            place["digest"] = pa.FixedSizeBinaryArray.from_buffers(
+                pa.binary(16), len(order), [None, pa.py_buffer(digests[rows][taken[order]].tobytes())]
+            )
+        table = table.take(pa.array(taken[order]))
         yield pa.table([place[name] if name in place else table[name] for name in schema.names], schema=schema)
+
+
+def _offsets(plan: ShardPlan, shards: Int, places: Int) -> Int:
+    """Where the samples at some places of `by_shard` start in their shards."""
+    found = [plan.sample_offsets(int(shard))[place - plan.bounds[shard]] for shard, place in zip(shards, places, strict=True)]
+    return np.array(found, np.int64)
 
 
 def _grouped(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:

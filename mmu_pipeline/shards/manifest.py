@@ -70,17 +70,9 @@ def manifest_of(
 ) -> dict[str, Any]:
     """The manifest of a set as plain values for JSON. Holds no clock, host, user or credentials: one build, one manifest."""
     surveys = {entry.survey.name: entry.survey for entry in provenance}
-    return {
-        "format": "mmu_pipeline shards",
-        "format_version": FORMAT_VERSION,
+    return facts_of_set(version, shards, index) | {
         "name": recipe.name,
         "title": recipe.title or recipe.name,
-        "version": version,
-        "samples": index.samples,
-        "set_digest": index.set_digest,
-        "digests": "xxh3-128, hexadecimal; a sample's covers its bytes in the tar; set_digest is their sum modulo 2**128",
-        "index": {"path": INDEX_PATH, "nbytes": index.nbytes, "digest": index.digest},
-        "splits": {name: _split([shard for shard in shards if shard.split == name]) for name in SPLITS},
         "members": [_member(member) for member in sample_members(recipe, surveys)],
         "scalars": [_scalar(scalar) for scalar in sample_scalars(recipe, surveys)],
         "surveys": [_survey(entry) for entry in provenance],
@@ -88,6 +80,21 @@ def manifest_of(
         "counts": dict(account.counts),
         "skipped": {where: dict(reasons) for where, reasons in account.skipped.items()},
         "set_aside": [dict(unit) for unit in account.set_aside],
+    }
+
+
+def facts_of_set(version: str, shards: Sequence[ShardFile], index: IndexFacts) -> dict[str, Any]:
+    """The part of a manifest that tells of files, whatever they were made from."""
+    return {
+        "format": "mmu_pipeline shards",
+        "format_version": FORMAT_VERSION,
+        "version": version,
+        "samples": index.samples,
+        "repeats": index.repeats,
+        "set_digest": index.set_digest,
+        "digests": "xxh3-128, hexadecimal; a sample's covers its bytes in the tar; set_digest is their sum modulo 2**128",
+        "index": {"path": INDEX_PATH, "nbytes": index.nbytes, "digest": index.digest},
+        "splits": {name: _split([shard for shard in shards if shard.split == name]) for name in SPLITS},
         "software": {
             "mmu_pipeline": __version__,
             "python": platform.python_version(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +13,16 @@ from mmu_pipeline.shards.splits import SPLITS, Codes
 from mmu_pipeline.shards.tar import Ranges
 from mmu_pipeline.sky import Int
 
+NOT_DEALT = -1
+"""Instead of a split's code: the sample goes into no shard."""
+
 
 @dataclass(frozen=True)
 class PieceSizes:
     """What planning needs of one piece: three arrays of shape (n,), in the piece's order."""
 
     split: Codes
-    """Code into SPLITS."""
+    """Code into SPLITS, or NOT_DEALT."""
     order: npt.NDArray[np.uint64]
     """Place in training order, see `samples.training_order`."""
     nbytes: Int
@@ -35,18 +38,20 @@ class ShardPlan:
     splits: tuple[str, ...]
     """Split of each shard."""
     bounds: Int
-    """Shard k holds the samples `by_shard[bounds[k]:bounds[k + 1]]`, in training order."""
+    """Shard k holds the samples `by_shard[bounds[k]:bounds[k + 1]]`, in training order, repeats at its end."""
     by_shard: Int
     first: Int
     """First sample of each piece, and the number of all: shape (pieces + 1,)."""
     start: Int
     """Where each sample would start if all pieces lay one after the other, and their end: shape (samples + 1,)."""
     shard: npt.NDArray[np.int32]
-    """Shard of each sample."""
+    """Shard of each sample, NOT_DEALT for none; of one that is repeated, the first."""
     offset: Int
     """Where each sample starts in its shard."""
     ties: Int
     """Samples that share their place in training order with another: only they can share a key."""
+    repeats: Int
+    """Places in `by_shard` of samples that stand there a second time, to make the shards' counts a multiple."""
 
     def piece(self, number: int) -> slice:
         """The samples of one piece."""
@@ -68,38 +73,79 @@ class ShardPlan:
         return np.cumsum(np.concatenate([np.zeros(1, np.int64), self.start[rows + 1] - self.start[rows]]))
 
 
-def plan_shards(pieces: Sequence[PieceSizes], rule: ShardRule) -> ShardPlan:
-    """Deal all samples of a set into shards of one split each, whose numbers of samples differ by at most one.
+def without(pieces: Sequence[PieceSizes], samples: Sequence[int]) -> list[PieceSizes]:
+    """The same pieces with some samples, numbered over all pieces, not to be dealt out."""
+    chosen, first, kept = np.array(samples, np.int64), 0, []
+    for piece in pieces:
+        split = piece.split.copy()
+        split[chosen[(chosen >= first) & (chosen < first + len(split))] - first] = NOT_DEALT
+        kept.append(replace(piece, split=split))
+        first += len(split)
+    return kept
+
+
+def plan_shards(pieces: Sequence[PieceSizes], rule: ShardRule, strata: Int | None = None) -> ShardPlan:
+    """Deal all samples of a set into shards of one split each, whose numbers of samples differ by at most `multiple_of`.
 
     Pieces in sky order give the same plan whoever made them. The number of shards of a split follows from
-    `samples_per_shard`, else from `target_bytes`.
+    `samples_per_shard`, else from `target_bytes`. With `strata`, a number for each sample, samples are dealt in turn along
+    these numbers, so that every shard gets its share of each.
     """
     first = np.cumsum([0, *(len(piece.nbytes) for piece in pieces)], dtype=np.int64)
     split = np.concatenate([np.zeros(0, np.int8), *(piece.split for piece in pieces)])
     order = np.concatenate([np.zeros(0, np.uint64), *(piece.order for piece in pieces)])
     nbytes = np.concatenate([np.zeros(0, np.int64), *(piece.nbytes for piece in pieces)])
-    by_shard = np.lexsort((order, split))
+    by_split = np.lexsort((order, split))
+    limits = np.searchsorted(split[by_split], np.arange(len(SPLITS) + 1))
     names: list[str] = []
     splits: list[str] = []
-    bounds = [np.zeros(1, np.int64)]
+    sizes, by_shard, repeats, placed = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], 0
     for code, name in enumerate(SPLITS):
-        begin, end = np.searchsorted(split[by_shard], [code, code + 1])
-        share = rule.samples_per_shard or int(rule.target_bytes)
-        wanted = (end - begin) if rule.samples_per_shard else nbytes[by_shard[begin:end]].sum()
-        count = min(-(-int(wanted) // share), int(end - begin))
-        bounds.append(begin + np.arange(1, count + 1) * (end - begin) // max(count, 1))
-        names += [f"{name}-{number:06d}.tar" for number in range(count)]
-        splits += [name] * count
-    edges = np.concatenate(bounds)
-    shard, offset = np.empty(len(nbytes), np.int32), np.empty(len(nbytes), np.int64)
-    shard[by_shard] = np.repeat(np.arange(len(names), dtype=np.int32), np.diff(edges))
-    place = np.cumsum(nbytes[by_shard]) - nbytes[by_shard]
-    offset[by_shard] = place - np.repeat(place[edges[:-1]], np.diff(edges))
+        rows = by_split[limits[code] : limits[code + 1]]
+        counts = _counts(len(rows), int(nbytes[rows].sum()), rule)
+        padding = int(counts.sum()) - len(rows)
+        if strata is not None and len(counts):
+            rows = _in_turn(rows, order, strata, np.append(counts[:-1], counts[-1] - padding))
+        by_shard += [rows, np.resize(rows, padding)]
+        sizes.append(counts)
+        placed += len(rows) + padding
+        repeats.append(np.arange(placed - padding, placed))
+        names += [f"{name}-{number:06d}.tar" for number in range(len(counts))]
+        splits += [name] * len(counts)
+    rows, again = np.concatenate(by_shard), np.concatenate(repeats)
+    bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(sizes))])
+    shard, offset = np.full(len(nbytes), NOT_DEALT, np.int32), np.full(len(nbytes), NOT_DEALT, np.int64)
+    place = np.cumsum(nbytes[rows]) - nbytes[rows]
+    place -= np.repeat(place[bounds[:-1]], np.diff(bounds))
+    once = np.delete(np.arange(len(rows)), again)
+    shard[rows[once]] = np.repeat(np.arange(len(names), dtype=np.int32), np.diff(bounds))[once]
+    offset[rows[once]] = place[once]
     start = np.cumsum(np.concatenate([np.zeros(1, np.int64), nbytes]))
-    return ShardPlan(tuple(names), tuple(splits), edges, by_shard, first, start, shard, offset, _ties(order))
+    return ShardPlan(tuple(names), tuple(splits), bounds, rows, first, start, shard, offset, tied(order), again)
 
 
-def _ties(order: npt.NDArray[np.uint64]) -> Int:
+def _counts(samples: int, nbytes: int, rule: ShardRule) -> Int:
+    """Samples of each shard of a split, repeats included."""
+    unit = rule.multiple_of if samples > 1 else 1
+    units = -(-samples // unit)
+    wanted, share = (samples, rule.samples_per_shard) if rule.samples_per_shard else (nbytes, int(rule.target_bytes))
+    shards = -(-wanted // share)
+    fitting = -(-shards // rule.world_size) * rule.world_size
+    shards = fitting if fitting <= units else min(shards, units)
+    return np.diff(np.arange(shards + 1) * units // max(shards, 1)) * unit
+
+
+def _in_turn(rows: Int, order: npt.NDArray[np.uint64], strata: Int, counts: Int) -> Int:
+    """The samples of a split, shard after shard of `counts` samples, each shard with an even share of every stratum."""
+    shard = np.repeat(np.arange(len(counts)), counts)
+    within = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    turn = np.lexsort((shard, (within + 0.5) / counts[shard]))
+    dealt = rows[np.lexsort((order[rows], strata[rows]))]
+    return np.asarray(dealt[np.lexsort((order[dealt], shard[turn]))], np.int64)
+
+
+def tied(order: npt.NDArray[np.uint64]) -> Int:
+    """Samples that share their place in training order with another."""
     ascending = np.sort(order)
     repeated = ascending[1:][ascending[1:] == ascending[:-1]]
     return np.flatnonzero(np.isin(order, repeated)) if len(repeated) else np.zeros(0, np.int64)

@@ -79,7 +79,7 @@ def _seal(build: Build, plan: dict[str, Any], receipts: dict[str, list[Receipt]]
         for number, shard in enumerate(plan["shards"])
     ]  # fmt: skip
     manifest = manifest_of(
-        build.recipe, plan["version"], shards, index, _provenance(build, receipts), _account(receipts, set_aside)
+        build.recipe, plan["version"], shards, index, _provenance(build, receipts), _account(receipts, plan["skipped"], set_aside)
     )
     for number, shard in enumerate(shards):
         build.root.write_bytes(f"{aside}/{tar_index_path(shard.name)}", tar_index(dealt.sample_offsets(number)))
@@ -101,7 +101,7 @@ def _provenance(build: Build, receipts: dict[str, list[Receipt]]) -> list[Proven
     return [Provenance(build.surveys[name], source.form, source.url, files[name]) for name, source in build.sources.items()]
 
 
-def _account(receipts: dict[str, list[Receipt]], set_aside: list[dict[str, str]]) -> Account:
+def _account(receipts: dict[str, list[Receipt]], not_dealt: dict[str, int], set_aside: list[dict[str, str]]) -> Account:
     counts: dict[str, int] = defaultdict(int)
     skipped: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for stage in ("scan", "objects", "match", "samples"):
@@ -113,5 +113,7 @@ def _account(receipts: dict[str, list[Receipt]], set_aside: list[dict[str, str]]
                 counts[f"{name} matches"] += matched
             for reason, count in receipt.skipped.items():
                 skipped[owner][reason] += count
-    counts["samples"] = sum(receipt.rows_out for receipt in receipts["samples"])
+    if not_dealt:
+        skipped["shards"] = defaultdict(int, not_dealt)
+    counts["samples"] = sum(receipt.rows_out for receipt in receipts["samples"]) - sum(not_dealt.values())
     return Account(counts, skipped, set_aside)

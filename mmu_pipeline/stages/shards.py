@@ -7,12 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from mmu_pipeline.shards.index import piece_sizes
+from mmu_pipeline.shards.index import piece_sizes, repeated_keys
 from mmu_pipeline.shards.manifest import MANIFEST_PATH
-from mmu_pipeline.shards.plan import ShardPlan, plan_shards
+from mmu_pipeline.shards.plan import ShardPlan, plan_shards, without
 from mmu_pipeline.shards.tar import Ranges, copy_ranges
 from mmu_pipeline.stages.build import Build, Unit
 from mmu_pipeline.storage import Receipt, fingerprint, shard_folder
+
+SAME_KEY = "same key as a sample of another cell"
 
 
 def version_of(build: Build, pieces: Sequence[tuple[str, str]]) -> str:
@@ -46,7 +48,7 @@ def write_plan(build: Build, receipts: Sequence[Receipt], planned: Sequence[Unit
         return
     pieces = [receipt for receipt in receipts if receipt.status == "done" and receipt.rows_out]
     pieces.sort(key=lambda receipt: int(receipt.unit.split("/")[1]))
-    plan = plan_of(build, [receipt.unit for receipt in pieces])
+    plan, left_out = _plan(build, [receipt.unit for receipt in pieces])
     version = version_of(build, [(receipt.unit, receipt.fingerprint) for receipt in pieces])
     for number, name in enumerate(plan.names):
         ranges = plan.ranges(number)
@@ -56,14 +58,24 @@ def write_plan(build: Build, receipts: Sequence[Receipt], planned: Sequence[Unit
         {"name": name, "samples": len(plan.samples(number)), "nbytes": int(plan.sample_offsets(number)[-1])}
         for number, name in enumerate(plan.names)
     ]
+    skipped = {SAME_KEY: left_out} if left_out else {}
     build.root.write_json(
-        plan_path(build), {"version": version, "pieces": [receipt.unit for receipt in pieces], "shards": shards}
+        plan_path(build),
+        {"version": version, "pieces": [receipt.unit for receipt in pieces], "shards": shards, "skipped": skipped},
     )
 
 
 def plan_of(build: Build, pieces: Sequence[str]) -> ShardPlan:
-    """The plan of some pieces, by unit name in sky order."""
-    return plan_shards([piece_sizes(build.root, f"pieces/samples/{name}.parquet") for name in pieces], build.recipe.shards)
+    """The plan of some pieces, by unit name in sky order. Of samples with the same key only the first is dealt out."""
+    return _plan(build, pieces)[0]
+
+
+def _plan(build: Build, pieces: Sequence[str]) -> tuple[ShardPlan, int]:
+    """The plan, and how many samples it leaves out."""
+    paths = [f"pieces/samples/{name}.parquet" for name in pieces]
+    sizes = [piece_sizes(build.root, path) for path in paths]
+    later = [number for number, _, _ in repeated_keys(build.root, paths, sizes)]
+    return plan_shards(without(sizes, later), build.recipe.shards), len(later)
 
 
 def units(build: Build) -> list[Unit]:

@@ -125,8 +125,11 @@ def _folder_problems(root: Root, manifest: Mapping[str, Any], shards: Sequence[s
         counts = [shard["samples"] for shard in part["shards"]]
         if sum(counts) != part["samples"]:
             yield f"{MANIFEST_PATH}: the shards of {split} do not add up to {part['samples']} samples"
-        if counts and max(counts) - min(counts) > 1:
-            yield f"{MANIFEST_PATH}: the shards of {split} differ by more than one sample"
+        unit = manifest["recipe"]["shards"]["multiple_of"] if part["samples"] > 1 else 1
+        if counts and max(counts) - min(counts) > unit:
+            yield f"{MANIFEST_PATH}: the shards of {split} differ by more than {'one sample' if unit == 1 else f'{unit} samples'}"
+        if any(count % unit for count in counts):
+            yield f"{MANIFEST_PATH}: not every shard of {split} holds a multiple of {unit} samples"
     if manifest["samples"] != sum(part["samples"] for part in manifest["splits"].values()):
         yield f"{MANIFEST_PATH}: the splits do not add up to {manifest['samples']} samples"
     tars = {path.rsplit("/", 1)[-1] for path in root.fs.ls(root.path(""), detail=False) if path.endswith(".tar")}
