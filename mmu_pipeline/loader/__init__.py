@@ -1,1 +1,5 @@
 """The trainer's side: a set of shards -> batches of arrays, in an order that any run can resume on any number of ranks."""
+
+from mmu_pipeline.loader.dataset import ShardDataset
+
+__all__ = ["ShardDataset"]

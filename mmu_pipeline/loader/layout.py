@@ -1,0 +1,189 @@
+"""The manifest of a set -> what each of its samples holds, and where: member after member in the bytes of a sample."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from mmu_pipeline.errors import BadInput, BrokenArtefact
+from mmu_pipeline.shards.ustar import BLOCK, NAME_BYTES, padding
+
+Bytes = npt.NDArray[np.uint8]
+"""The bytes of a sample in its tar: shape (nbytes,)."""
+SIZE_FIELD = slice(124, 135)
+NPY_LEAD = 10
+"""Bytes of a npy file before its header: magic, version, and the header's length in the last two."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """An array of every sample."""
+
+    name: str
+    """`survey.field`."""
+    dtype: np.dtype[np.generic]
+    shape: tuple[int | str, ...]
+    """A name stands for a first dimension that varies by sample."""
+
+    @property
+    def is_ragged(self) -> bool:
+        return any(isinstance(size, str) for size in self.shape)
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Its shape, without the dimension that varies."""
+        return tuple(int(size) for size in (self.shape[1:] if self.is_ragged else self.shape))
+
+    @cached_property
+    def header(self) -> bytes:
+        """How the npy file of a fixed shape begins."""
+        header = io.BytesIO()
+        form = {"descr": self.dtype.str, "fortran_order": False, "shape": self.row_shape}
+        np.lib.format.write_array_header_1_0(header, form)
+        return header.getvalue()
+
+    @cached_property
+    def data_nbytes(self) -> int:
+        """Bytes of its numbers, or of one row of them if it is ragged."""
+        return int(np.prod(self.row_shape, dtype=np.int64)) * self.dtype.itemsize
+
+    @cached_property
+    def nbytes(self) -> int | None:
+        """Size of its npy file, None where it varies."""
+        return None if self.is_ragged else len(self.header) + self.data_nbytes
+
+
+@dataclass(frozen=True)
+class Column:
+    """A scalar of every sample."""
+
+    name: str
+    dtype: str
+    """`string`, or the name of a NumPy dtype."""
+    length: int | None = None
+    """Of a short list of numbers, None for a single one."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a sample holds, in order; its JSON comes last."""
+
+    members: tuple[Member, ...]
+    columns: tuple[Column, ...]
+
+    @cached_property
+    def _fixed(self) -> tuple[tuple[int, int], ...] | None:
+        """Start and stop of every npy file, where they are the same in all samples."""
+        found, position = [], 0
+        for member in self.members:
+            if member.nbytes is None:
+                return None
+            found.append((position + BLOCK, position + BLOCK + member.nbytes))
+            position = found[-1][1] + padding(member.nbytes)
+        return tuple(found)
+
+    def spans(self, sample: Bytes) -> tuple[Sequence[tuple[int, int]], tuple[int, int]]:
+        """Start and stop of every npy file in a sample, and of its JSON. Raises BrokenArtefact if they do not fill it."""
+        found = self._fixed if self._fixed is not None else self._walked(sample)
+        position = found[-1][1] + padding(found[-1][1]) if found else 0
+        start = position + BLOCK
+        stop = start + _size(sample, position)
+        if stop + padding(stop) != len(sample):
+            raise BrokenArtefact("a sample is not as long as its members", nbytes=len(sample), members_end=stop)
+        return found, (start, stop)
+
+    def _walked(self, sample: Bytes) -> list[tuple[int, int]]:
+        found, position = [], 0
+        for member in self.members:
+            start = position + BLOCK
+            stop = start + (_size(sample, position) if member.nbytes is None else member.nbytes)
+            found.append((start, stop))
+            position = stop + padding(stop)
+        return found
+
+
+def _size(sample: Bytes, position: int) -> int:
+    """Size of the member whose header is at a position."""
+    digits = sample[position + SIZE_FIELD.start : position + SIZE_FIELD.stop].tobytes()
+    if not digits.isdigit():
+        raise BrokenArtefact("no header of a member where one should be", position=position)
+    return int(digits, 8)
+
+
+def numbers(sample: Bytes, member: Member, start: int, stop: int) -> Bytes:
+    """The bytes of an array's numbers. Raises BrokenArtefact if its npy header is not that of the declared dtype and shape."""
+    if not member.is_ragged:
+        begin = start + len(member.header)
+        if sample[start:begin].tobytes() != member.header:
+            raise BrokenArtefact("an array is not of the declared dtype and shape", member=member.name)
+        return sample[begin:stop]
+    lead = sample[start : start + NPY_LEAD].tobytes()
+    begin = start + NPY_LEAD + int.from_bytes(lead[-2:], "little")
+    rows, rest = divmod(stop - begin, member.data_nbytes)
+    shape = str((rows, *member.row_shape)).encode()
+    header = sample[start:begin].tobytes()
+    if rest or rows < 0 or shape not in header or repr(member.dtype.str).encode() not in header:
+        raise BrokenArtefact("an array is not of the declared dtype and shape", member=member.name)
+    return sample[begin:stop]
+
+
+def record(sample: Bytes, start: int, stop: int) -> Mapping[str, Any]:
+    """The scalars of a sample. Raises BrokenArtefact if they are not JSON."""
+    try:
+        return orjson.loads(sample[start:stop].tobytes())  # type: ignore[no-any-return]
+    except orjson.JSONDecodeError as error:
+        raise BrokenArtefact("not valid JSON", reason=str(error)) from error
+
+
+def key(sample: Bytes) -> str:
+    """The key of a sample, from its first header. Raises BrokenArtefact if there is none."""
+    name, dot, _ = sample[:NAME_BYTES].tobytes().partition(b".")
+    if not (dot and name.isascii()):
+        raise BrokenArtefact("a sample does not begin with a name")
+    return name.decode()
+
+
+def layout_of(manifest: Mapping[str, Any]) -> Layout:
+    """What the samples of a set hold."""
+    members = (
+        Member(member["name"], np.dtype(member["dtype"]).newbyteorder("<"), tuple(member["shape"]))
+        for member in manifest["members"]
+    )
+    columns = (Column(scalar["name"], scalar["dtype"], scalar.get("length")) for scalar in manifest["scalars"])
+    return Layout(tuple(members), tuple(columns))
+
+
+def chosen(layout: Layout, members: Sequence[str] | None, columns: Sequence[str] | None) -> Layout:
+    """The part of a layout that is asked for, None for all. Which surveys have an object is always in it.
+
+    A survey's name stands for all its members. Raises BadInput for a name that the set does not have.
+    """
+    declared = [member.name for member in layout.members]
+    if members is not None:
+        known = {*declared, *(name.partition(".")[0] for name in declared)}
+        _check(members, known, "member")
+        wanted = set(members)
+        kept = tuple(m for m in layout.members if m.name in wanted or m.name.partition(".")[0] in wanted)
+    else:
+        kept = layout.members
+    if columns is None:
+        return Layout(kept, layout.columns)
+    _check(columns, {column.name for column in layout.columns}, "column")
+    return Layout(kept, tuple(c for c in layout.columns if c.name in columns or is_presence(c)))
+
+
+def is_presence(column: Column) -> bool:
+    """Whether a column says that a survey has the object."""
+    return column.dtype == "bool" and column.name.startswith("has_")
+
+
+def _check(names: Sequence[str], known: set[str], what: str) -> None:
+    if unknown := [name for name in names if name not in known]:
+        raise BadInput(f"the set has no {what} {unknown[0]!r}", hint=f"it has: {', '.join(sorted(known))}")
