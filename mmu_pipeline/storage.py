@@ -112,12 +112,24 @@ class Root:
         with self.writing(relative) as file:
             pq.write_table(table, file, compression="zstd", row_group_size=row_group_size, write_page_index=True)
 
-    def move(self, source: str, target: str) -> None:
-        """Give a folder its final name: one rename on a local disk, file by file on an object store."""
+    def move(self, source: str, target: str, last: str = "") -> None:
+        """Give a folder its final name: one rename on a local disk; file by file on an object store, the file `last` at the end.
+
+        A move of an object store that was broken off goes on where it stopped.
+        """
         if self.is_local:
             os.rename(self.path(source), self.path(target))
-        else:
-            self.fs.mv(self.path(source), self.path(target), recursive=True)
+            return
+        folder = self.path(source)
+        files = [file for file in self.fs.find(folder) if file != f"{folder}/{last}"]
+        for group in (files, [f"{folder}/{last}"] if last else []):
+            if group:
+                self.fs.copy(group, [self.path(f"{target}/{file[len(folder) + 1 :]}") for file in group])
+        self.fs.rm(folder, recursive=True)
+
+    def at(self, relative: str) -> Root:
+        """A folder below as a root of its own."""
+        return Root(f"{self.url.rstrip('/')}/{relative}")
 
     def remove(self, relative: str, recursive: bool = False) -> None:
         """Remove an artefact; nothing happens if it is not there."""

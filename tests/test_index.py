@@ -7,11 +7,11 @@ import pytest
 import xxhash
 
 from mmu_pipeline.errors import BadInput, BrokenArtefact
-from mmu_pipeline.shards.index import INDEX_PATH, cone, index_schema, piece_index, piece_sizes, repeated_keys, write_index
+from mmu_pipeline.shards.index import INDEX_PATH, index_schema, piece_index, piece_sizes, repeated_keys, write_index
 from mmu_pipeline.shards.plan import plan_shards, without
 from mmu_pipeline.shards.samples import Sample
 from mmu_pipeline.shards.tar import write_samples
-from mmu_pipeline.sky import arcsec, healpix29, unit_vectors
+from mmu_pipeline.sky import healpix29
 from mmu_pipeline.storage import Root, shard_folder
 from tests.small_set import CELLS, RECIPE, VERSION, SmallSet, make_small_set
 
@@ -59,23 +59,6 @@ def test_the_same_pieces_give_the_same_bytes(small_set, root):
     facts = write_index(root, "again", pieces(), plan)
     assert facts.digest == small_set.manifest["index"]["digest"]
     assert root.read_bytes(f"again/{INDEX_PATH}") == root.read_bytes(f"{FOLDER}/{INDEX_PATH}")
-
-
-@pytest.mark.parametrize("radius", [0.05, 1.0, 4.0, 60.0])
-@pytest.mark.parametrize("row", [0, 55, 120, 189])
-def test_a_cone_finds_what_brute_force_finds(root, radius, row):
-    table = root.read_table(f"{FOLDER}/{INDEX_PATH}")
-    points = unit_vectors(table["ra"].to_numpy(), table["dec"].to_numpy())
-    within = arcsec(np.linalg.norm(points - points[row], axis=1)) <= radius * 3600
-    found = cone(root, FOLDER, table["ra"][row].as_py(), table["dec"][row].as_py(), radius)
-    assert found["key"].to_pylist() == table.filter(pa.array(within))["key"].to_pylist()
-    assert within[row]
-
-
-def test_a_cone_gives_the_columns_asked_for(root):
-    found = cone(root, FOLDER, 45.0, 60.0, 30.0, columns=["key", "imager_mag"])
-    assert found.column_names == ["key", "imager_mag"]
-    assert len(cone(root, FOLDER, 200.0, 10.0, 0.001)) == 0
 
 
 def piece(tmp_path, keys: list[str], dec: list[float], name: str = "a") -> Root:

@@ -19,7 +19,7 @@ from mmu_pipeline.shards.plan import NOT_DEALT, PieceSizes, ShardPlan, tied
 from mmu_pipeline.shards.samples import training_order
 from mmu_pipeline.shards.splits import split_of
 from mmu_pipeline.shards.tar import WRITTEN
-from mmu_pipeline.sky import Float, Int, arcsec, cone_cells, merge_ranges, unit_vectors
+from mmu_pipeline.sky import Float, Int
 from mmu_pipeline.storage import Root
 
 INDEX_PATH = "index/samples.parquet"
@@ -210,20 +210,3 @@ def _layout(schema: pa.Schema) -> dict[str, object]:
     plain = [field.name for field in schema if field.name not in encoding and field.name != "digest"]
     lists = [f"{name}.list.element" if pa.types.is_list(schema.field(name).type) else name for name in plain]
     return {"compression": "zstd", "column_encoding": encoding, "use_dictionary": lists, "write_page_index": True}
-
-
-def cone(root: Root, folder: str, ra: float, dec: float, radius_deg: float, columns: list[str] | None = None) -> pa.Table:
-    """The rows of a set's index whose primary lies within a cone (degrees), in sky order."""
-    order = max(0, min(12, int(np.log2(60.0 / max(radius_deg, 1e-3)))))
-    ranges = merge_ranges(cell.range for cell in cone_cells(ra, dec, radius_deg, order))
-    index = pc.field("_healpix_29")
-    inside = pc.scalar(False)
-    for start, stop in ranges:
-        inside = inside | ((index >= start) & (index < stop))
-    wanted = None if columns is None else list(dict.fromkeys([*columns, "ra", "dec"]))
-    table = root.read_table(f"{folder}/{INDEX_PATH}", columns=wanted, filters=inside)
-    points = unit_vectors(table["ra"].to_numpy(), table["dec"].to_numpy())
-    centre = unit_vectors(np.array([ra]), np.array([dec]))
-    within = arcsec(np.linalg.norm(points - centre, axis=1)) <= radius_deg * 3600.0
-    found = table.filter(pa.array(within))
-    return found if columns is None else found.select(columns)

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmu_pipeline.errors import BrokenArtefact
-from mmu_pipeline.shards.card import card_of
 from mmu_pipeline.shards.index import write_index
-from mmu_pipeline.shards.manifest import MANIFEST_PATH, Account, Provenance, ShardFile, manifest_of
-from mmu_pipeline.shards.side_files import side_files, tar_index, tar_index_path
+from mmu_pipeline.shards.manifest import MANIFEST_PATH, Account, Provenance, manifest_of
 from mmu_pipeline.stages.build import STAGES, Build
 from mmu_pipeline.stages.pipeline import set_aside_of, stage_receipts
+from mmu_pipeline.stages.seal import point_to, seal, shard_files
 from mmu_pipeline.stages.shards import aside_folder, plan_of, plan_path
-from mmu_pipeline.stages.verify import verify
 from mmu_pipeline.storage import Receipt, shard_folder
 
 LATEST = "shards/{recipe}/LATEST"
@@ -48,14 +46,12 @@ def publish(build: Build) -> Published:
     reused = build.root.exists(f"{folder}/{MANIFEST_PATH}")
     if not reused:
         _seal(build, plan, receipts, set_aside)
-    latest = LATEST.format(recipe=build.recipe.name)
-    if not build.root.exists(latest) or build.root.read_bytes(latest).decode().strip() != version:
-        build.root.write_bytes(latest, f"{version}\n".encode())
+    point_to(build.root, LATEST.format(recipe=build.recipe.name), version)
     if not set_aside:
         build.root.remove(f"pieces/samples/{build.recipe.name}", recursive=True)
         build.root.remove(f"pieces/plan/{build.recipe.name}", recursive=True)
     samples = build.root.read_json(f"{folder}/{MANIFEST_PATH}")["samples"]
-    return Published(version, build.root.path(folder), samples, reused, tuple(set_aside))
+    return Published(version, build.root.at(folder).url, samples, reused, tuple(set_aside))
 
 
 def _seal(build: Build, plan: dict[str, Any], receipts: dict[str, list[Receipt]], set_aside: list[dict[str, str]]) -> None:
@@ -73,25 +69,11 @@ def _seal(build: Build, plan: dict[str, Any], receipts: dict[str, list[Receipt]]
         )
     dealt = plan_of(build, plan["pieces"])
     index = write_index(build.root, aside, [f"pieces/samples/{name}.parquet" for name in plan["pieces"]], dealt)
-    shards = [
-        ShardFile(shard["name"], dealt.splits[number], shard["samples"], build.root.size(f"{aside}/{shard['name']}") or 0,
-                  str(digests[shard["name"]]))
-        for number, shard in enumerate(plan["shards"])
-    ]  # fmt: skip
+    shards = shard_files(build.root, aside, dealt, [str(digests[name]) for name in dealt.names])
     manifest = manifest_of(
         build.recipe, plan["version"], shards, index, _provenance(build, receipts), _account(receipts, plan["skipped"], set_aside)
     )
-    for number, shard in enumerate(shards):
-        build.root.write_bytes(f"{aside}/{tar_index_path(shard.name)}", tar_index(dealt.sample_offsets(number)))
-    for path, content in side_files(manifest).items():
-        build.root.write_bytes(f"{aside}/{path}", content)
-    build.root.write_bytes(f"{aside}/README.md", card_of(manifest).encode())
-    build.root.write_json(f"{aside}/{MANIFEST_PATH}", manifest)
-    found = verify(build.root.path(aside))
-    if found.problems:
-        raise BrokenArtefact("the new version does not pass its check, and is not published", folder=build.root.path(aside),
-                             problems="; ".join(found.problems[:5]), hint="remove that folder and run again")  # fmt: skip
-    build.root.move(aside, shard_folder(build.recipe.name, plan["version"]))
+    seal(build.root, aside, shard_folder(build.recipe.name, plan["version"]), dealt, manifest)
 
 
 def _provenance(build: Build, receipts: dict[str, list[Receipt]]) -> list[Provenance]:
