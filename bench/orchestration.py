@@ -2,8 +2,9 @@
 
     python -m bench.orchestration [--cells 3072] [--units 500 --units 5000] [--workers 2]
 
-Goals on 2 workers: below 10 ms of wall time a cell and stage, memory of driver and scheduler flat, a second run below 15 s.
-Fan-out is compared with Dask's `client.map` and with one Prefect task run per unit, on the same workers.
+The build is compared with a plain loop over the same units in one process, which is their own work; a second build must stay
+below 15 s. Fan-out is compared with Dask's `client.map` and with a Prefect task run per unit, on the same workers: goals are
+below 10 ms a cell, and memory of driver and scheduler that does not grow with the number of units.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,22 +68,34 @@ def write_survey(folder: Path, cells: int) -> None:
             file["flux"], file["mag"] = np.full((1, 8), cell, np.float32), np.array([20.0], np.float32)
 
 
+@dataclass
+class Measure:
+    """What a block took."""
+
+    seconds: float = 0.0
+    grown_mb: float = 0.0
+    """By which this process (driver and scheduler) grew at its peak."""
+
+
 @contextmanager
-def peak_memory() -> Iterator[dict[str, float]]:
-    """MB by which this process (driver and scheduler) grows within the block: at its peak, and from the middle to the end."""
-    process, grown, stop = psutil.Process(), dict[str, float](), threading.Event()
-    seen = [process.memory_info().rss / 1e6]
+def measured() -> Iterator[Measure]:
+    """Wall time and growth of memory within the block."""
+    found, process, over = Measure(), psutil.Process(), threading.Event()
+    before = process.memory_info().rss
 
     def watch() -> None:
-        while not stop.wait(0.1):
-            seen.append(process.memory_info().rss / 1e6)
+        while not over.wait(0.1):
+            found.grown_mb = max(found.grown_mb, (process.memory_info().rss - before) / 1e6)
 
-    thread = threading.Thread(target=watch, daemon=True)
+    thread = threading.Thread(target=watch)
     thread.start()
-    yield grown
-    stop.set()
-    thread.join()
-    grown |= {"peak": max(seen) - seen[0], "second_half": seen[-1] - seen[len(seen) // 2]}
+    start = time.perf_counter()
+    try:
+        yield found
+    finally:
+        found.seconds = time.perf_counter() - start
+        over.set()
+        thread.join()
 
 
 def nothing(unit: Unit, build: Build) -> Outcome:
@@ -94,18 +108,17 @@ def nothing_of(number: int) -> int:
     return number
 
 
-def fan_out(client: Any, peer: str, count: int) -> float:
-    """Seconds that `count` trivial units take through one peer."""
-    start = time.perf_counter()
+def fan_out(client: Any, peer: str, count: int) -> None:
+    """Send `count` trivial units through one peer."""
     if peer == "run_units":
         build = Build(Recipe(name="tiny", primary=Selection(survey="tiny")), {}, {}, Root("memory://bench"))
         units = [Unit("scan", f"tiny/{number}") for number in range(count)]
-        assert sum(1 for _ in run_units(client, nothing, build, units)) == count
+        done = sum(1 for _ in run_units(client, nothing, build, units))
     elif peer == "client.map":
-        assert len(client.gather(client.map(nothing_of, range(count), pure=False))) == count
+        done = len(client.gather(client.map(nothing_of, range(count), pure=False)))
     else:
-        assert _prefect_tasks(client, count) == count
-    return time.perf_counter() - start
+        done = _prefect_tasks(client, count)
+    assert done == count
 
 
 def _prefect_tasks(client: Any, count: int) -> int:
@@ -126,37 +139,68 @@ def _prefect_tasks(client: Any, count: int) -> int:
     return int(each())
 
 
-def build_twice(cells: int, workers: int, table: Table) -> None:
-    """Build the tiny survey, then again with nothing to do, and add both to the table."""
+def builds(cells: int, workers: int) -> Table:
+    """A plain loop over the stages of the tiny survey, then the flow, then the flow with nothing to do."""
     from flows.build import build
+    from mmu_pipeline.stages.build import STAGES
+    from mmu_pipeline.stages.pipeline import finish_stage, run_unit, units_of
+    from mmu_pipeline.stages.prepare import prepare
+    from mmu_pipeline.stages.publish import publish
 
+    columns = ("", "units", "s", "ms a unit", "ratio to the loop", "driver grows by MB")
+    table = Table(*columns, title=f"{cells} cells of one object, {workers} workers")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         write_survey(place, cells)
-        for goal, what in ((cells * 0.01, "first build"), (15.0, "second build, nothing to do")):
-            start = time.perf_counter()
-            with peak_memory() as grown:
+        sources, cache, surveys = {"tiny": str(place / "data")}, str(place / "cache"), place / "surveys"
+        with measured() as loop:
+            plain = prepare(
+                str(place / "tiny.yaml"), root=str(place / "loop"), sources=sources, survey_dirs=[surveys], cache=cache
+            )
+            for stage in STAGES:
+                finish_stage(stage, plain, [run_unit(unit, plain) for unit in units_of(stage, plain)])
+            assert publish(plain).samples == cells
+        table.add_row("plain loop, one process", f"{4 * cells}", *_figures(loop, 4 * cells, loop))
+        for what in ("first build", "second build, nothing to do"):
+            with measured() as found:
                 result = build(
                     str(place / "tiny.yaml"),
                     root=str(place / "out"),
                     cluster=f"local:{workers}",
-                    sources={"tiny": str(place / "data")},
-                    survey_dirs=[str(place / "surveys")],
-                    cache=str(place / "cache"),
+                    sources=sources,
+                    survey_dirs=[str(surveys)],
+                    cache=cache,
                     quiet=True,
                 )
-            seconds = time.perf_counter() - start
             assert result.samples == cells
             for tally in result.stages:
-                table.add_row(
-                    f"{what}: {tally.stage}", f"{tally.units}", f"{tally.seconds:.1f}", _each(tally.seconds, tally.units), "", ""
-                )
-            memory = f"+{grown['peak']:.0f} (2nd half {grown['second_half']:+.0f})"
-            table.add_row(f"[bold]{what}", f"{cells}", f"{seconds:.1f}", _each(seconds, cells), f"{goal:.1f} s", memory)
+                if tally.done:
+                    table.add_row(f"  {tally.stage}", f"{tally.units}", f"{tally.seconds:.1f}", _each(tally.seconds, tally.units))
+            table.add_row(f"[bold]{what}", f"{4 * cells}", *_figures(found, 4 * cells, loop))
+    return table
+
+
+def fan_outs(sizes: list[int], workers: int) -> Table:
+    """Trivial units through each peer on the same workers."""
+    columns = ("", "units", "s", "ms a unit", "ratio to run_units", "driver grows by MB")
+    table = Table(*columns, title="fan-out of trivial units")
+    with open_client(f"local:{workers}") as client:
+        for count in sizes:
+            ours: Measure | None = None
+            for peer in ("run_units", "client.map", "Prefect task per unit"):
+                with measured() as found:
+                    fan_out(client, peer, count)
+                ours = ours or found
+                table.add_row(peer, f"{count}", *_figures(found, count, ours))
+    return table
+
+
+def _figures(found: Measure, units: int, peer: Measure) -> tuple[str, ...]:
+    return f"{found.seconds:.1f}", _each(found.seconds, units), f"{found.seconds / peer.seconds:.2f}", f"{found.grown_mb:.0f}"
 
 
 def _each(seconds: float, count: int) -> str:
-    return f"{1000 * seconds / count:.2f}" if count else ""
+    return f"{1000 * seconds / count:.2f}"
 
 
 def main(
@@ -165,32 +209,17 @@ def main(
     workers: Annotated[int, typer.Option(help="Worker processes.")] = 2,
 ) -> None:
     """Print both tables."""
-    import flows  # noqa: F401
-
-    logging.getLogger("prefect").setLevel(logging.ERROR)
-    console = Console()
-    _prefect_tasks_warm()
-    builds = Table("build", "units", "s", "ms each", "goal", "driver MB", title=f"{cells} cells of one object, {workers} workers")
-    build_twice(cells, workers, builds)
-    console.print(builds)
-    fans = Table("fan-out", "units", "s", "ms each", "ratio to run_units", title="trivial units on the same workers")
-    with open_client(f"local:{workers}") as client:
-        for count in units or [500, 5000]:
-            ours = 0.0
-            for peer in ("run_units", "client.map", "Prefect task per unit"):
-                seconds = fan_out(client, peer, count)
-                ours = ours or seconds
-                fans.add_row(peer, f"{count}", f"{seconds:.2f}", _each(seconds, count), f"{seconds / ours:.1f}")
-    console.print(fans)
-
-
-def _prefect_tasks_warm() -> None:
-    """Start the embedded Prefect server, which its first flow pays for."""
     from prefect import flow
 
-    start = time.perf_counter()
-    flow(lambda: None, name="warm")()
-    Console().print(f"embedded Prefect server ready after {time.perf_counter() - start:.1f} s")
+    import flows  # noqa: F401  its defaults, before prefect reads them
+
+    logging.getLogger("prefect").setLevel(logging.ERROR)
+    console = Console(width=110)
+    with measured() as start:
+        flow(lambda: None, name="nothing")()
+    console.print(f"embedded Prefect server ready after {start.seconds:.1f} s, paid once by each command")
+    console.print(builds(cells, workers))
+    console.print(fan_outs(units or [500, 5000], workers))
 
 
 if __name__ == "__main__":
