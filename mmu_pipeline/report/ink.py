@@ -23,6 +23,8 @@ BAND_COLOURS = {
     "u": "#7e57c2", "g": "#2f9e6e", "r": "#d9534f", "i": "#b8742a", "z": "#6d4c41", "y": "#8d6e9a", "Y": "#8d6e9a",
     "U": "#7e57c2", "B": "#3b6fc9", "V": "#2f9e6e", "R": "#d9534f", "I": "#b8742a", "J": "#6d4c41", "H": "#4e5d6c",
 }  # fmt: skip
+OTHER_BANDS = ("#00838f", "#ad1457", "#9e9d24", "#5d4037", "#455a64")
+"""For bands without a usual colour, in turn."""
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mmu",
@@ -73,3 +75,10 @@ def png_uri(rgb: npt.NDArray[np.uint8]) -> str:
     stream = io.BytesIO()
     imsave(stream, rgb, format="png", origin="lower")
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def band_colour(band: str, number: int) -> str:
+    """The usual colour of a band by its letter, whatever camera is named before it (`kep_v`); else one by its number."""
+    letter = band.rsplit("_", 1)[-1][:1]
+    known = BAND_COLOURS.get(letter) or BAND_COLOURS.get(letter.upper())
+    return OTHER_BANDS[number % len(OTHER_BANDS)] if band.startswith("uv") or known is None else known

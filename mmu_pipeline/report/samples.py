@@ -13,7 +13,7 @@ from astropy.visualization import make_lupton_rgb
 from matplotlib.axes import Axes
 
 from mmu_pipeline.fields import Array
-from mmu_pipeline.report.ink import BAND_COLOURS, SURVEY_COLOURS
+from mmu_pipeline.report.ink import SURVEY_COLOURS, band_colour
 from mmu_pipeline.shards.samples import Sample
 from mmu_pipeline.sky import Float
 
@@ -153,7 +153,7 @@ def draw_light_curve(axes: Axes, part: Part) -> None:
         spread = None if error is None else np.asarray(error)[here]
         axes.errorbar(
             time[here], value[here], spread, fmt=FILLED[number % len(FILLED)], markersize=3, linewidth=0.7, alpha=0.9,
-            color=BAND_COLOURS.get(band[:1], "#6b7785"), label=band,
+            color=band_colour(band, number), label=band,
         )  # fmt: skip
     axes.axhline(0, color="#8a94a0", linewidth=0.5, zorder=0) if quantity == "flux" else axes.invert_yaxis()
     zero_point = part.members[quantity].get("zero_point")

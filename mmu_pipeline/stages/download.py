@@ -113,6 +113,8 @@ def detect_form(forms: dict[str, Form], url: str) -> str | None:
     """Name of the first form that has a file at a URL; None if none has. Raises Unreachable."""
     fs, base = url_to_fs(url)
     base = base.rstrip("/")
+    if is_local(url) and not fs.isdir(base):
+        return None
     for name, form in forms.items():
         for pattern in form.files:
             if _matches(fs, base, pattern):
