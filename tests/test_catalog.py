@@ -12,6 +12,8 @@ from mmu_pipeline.fields import Field
 from mmu_pipeline.readers import FORMATS, reader
 
 SURVEYS = load_surveys()
+NOT_COUNTED = ("tess_qlp", "tess_tglc")
+"""Surveys whose number of rows nobody has published."""
 SUPERNOVAE = ("ps1_sne_ia", "des_y3_sne_ia", "snls", "swift_sne_ia", "foundation", "csp", "cfa3", "cfa3_standard", "yse")
 
 
@@ -23,7 +25,8 @@ def test_the_surveys_of_the_first_release_are_shipped() -> None:
 def test_every_shipped_field_says_what_it_is(name: str) -> None:
     survey = SURVEYS[name]
     assert all(field.description for field in survey.fields)
-    assert all((survey.title, survey.summary, survey.citation, survey.licence, survey.homepage, survey.expected_rows))
+    assert all((survey.title, survey.summary, survey.citation, survey.licence, survey.homepage))
+    assert survey.expected_rows or name in NOT_COUNTED
     for form in survey.forms.values():
         assert form.reader in FORMATS
         assert reader(form.reader).read_objects

@@ -92,7 +92,7 @@ def test_integer_ids_keep_every_digit(value: int) -> None:
     ],
 )
 def test_ids_are_rebuilt_as_the_survey_writes_them(template: str, prefix: str, sources: Any, expected: str) -> None:
-    declared = form(object_id=template, id_prefix=prefix)
+    declared = form(object_id=template, id_prefix=prefix or ())
     assert normalise.id_sources(declared) == tuple(sources)
     assert normalise.object_ids(declared, sources) == [expected]
 

@@ -15,7 +15,24 @@ from mmu_pipeline.errors import BadInput
 from mmu_pipeline.fields import Array, Field
 from mmu_pipeline.sky import Int
 
-FORMATS = ("snana", "mmu_v1", "mmu_v1_groups", "hats", "fits_spectra", "desi_coadd", "gaia_xp", "chandra_pha")
+FORMATS = (
+    "snana",
+    "mmu_v1",
+    "mmu_v1_groups",
+    "hats",
+    "fits_spectra",
+    "desi_coadd",
+    "gaia_xp",
+    "chandra_pha",
+    "text_table",
+    "parquet_table",
+    "npy_table",
+    "fits_table",
+    "fits_light_curve",
+    "plasticc_csv",
+    "snpy",
+    "brick",
+)
 
 
 @dataclass(frozen=True)

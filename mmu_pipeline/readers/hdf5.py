@@ -124,3 +124,31 @@ def _slabs(unique: Int, source: h5py.Dataset) -> Iterator[tuple[int, int]]:
 def _native(values: Any) -> Array:
     array = np.asarray(values)
     return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def table(group: h5py.Group, name: str, column: str) -> h5py.Dataset:
+    """A dataset of compound elements. Raises BrokenSource if there is none, or if its data are not in this very file."""
+    link = group.get(name, getlink=True)
+    found = group[name] if isinstance(link, h5py.HardLink) else None
+    if not isinstance(found, h5py.Dataset) or found.dtype.names is None or len(found.shape) != 1:
+        raise BrokenSource("a declared table is missing", column=column, expected=name, group=group.name)
+    if found.is_virtual or found.external:
+        raise BrokenSource("a table whose data lie in another file is refused", column=column, dataset=found.name)
+    return found
+
+
+def table_column(source: h5py.Dataset, column: str, rows: slice = slice(None)) -> Array:
+    """A column of a table, all rows or some, in native byte order; read a slab at a time, the other columns are not kept.
+
+    Raises BrokenSource on damaged data.
+    """
+    start, stop, _ = rows.indices(source.shape[0])
+    step = max(1, SLAB_BYTES // max(1, source.dtype.itemsize))
+    if start >= stop and rows != slice(None):
+        raise BrokenSource("no such row", dataset=source.name, row=start, rows=source.shape[0])
+    kind = source.dtype[column]
+    found = np.empty((stop - start, *kind.shape), kind.base.newbyteorder("="))
+    with _blaming_hdf5("a table cannot be read", dataset=source.name, column=column):
+        for at in range(start, stop, step):
+            found[at - start : min(at + step, stop) - start] = source.fields(column)[at : min(at + step, stop)]
+    return found

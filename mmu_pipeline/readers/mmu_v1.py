@@ -45,6 +45,12 @@ class Rows:
         index = next((found[2] for found in split if found and found[1].lower() == source.name[1:].lower()), None)
         return values if index is None else _indexed(values, index, column)
 
+    def id_sources(self, form: Form, rows: Int | None = None) -> dict[str, Array]:
+        """What the ids of all or chosen rows are made of. Raises BrokenSource."""
+        if form.object_id == normalise.ROW_NUMBER:
+            return {form.object_id: np.arange(self.count) if rows is None else rows}
+        return {name: self.take((name,), name, rows) for name in normalise.id_sources(form)}
+
     def field(self, field: Field, form: str, planes: Sequence[str] = (), rows: Int | None = None) -> Array:
         """All or chosen rows of a field, with its axes and planes in the declared order. Raises BrokenSource."""
         if form in field.constant and not field.source_names(form):
@@ -74,7 +80,7 @@ def read_objects(survey: Survey, form: str, path: Path) -> ObjectRows:
     declared = survey.forms[form]
     with normalise.blaming(path), hdf5.opened(path) as file:
         found = _rows(file, declared)
-        ids = normalise.object_ids(declared, {name: found.take((name,), name) for name in normalise.id_sources(declared)})
+        ids = normalise.object_ids(declared, found.id_sources(declared))
         position = {
             name: normalise.numbers_of(found.take(names, name), name).astype(np.float64)
             for name, names in (("ra", declared.ra), ("dec", declared.dec))
@@ -106,16 +112,15 @@ def read_arrays(
     with normalise.blaming(path):
         with hdf5.opened(path) as file:
             found = _rows(file, declared)
-            ids = {name: found.take((name,), name, rows) for name in normalise.id_sources(declared)}
-            normalise.check_ids(rows, normalise.object_ids(declared, ids), object_ids)
+            normalise.check_ids(rows, normalise.object_ids(declared, found.id_sources(declared, rows)), object_ids)
             sources = {field.name: found.field(field, form, declared.planes, rows) for field in needed}
         arrays = finished(survey, form, sources)
         return {field.name: arrays[field.name] for field in members}
 
 
 def _rows(file: h5py.File, form: Form) -> Rows:
-    first = normalise.id_sources(form)[0]
-    shape = hdf5.dataset(file, (first,), first).shape
+    names = form.ra if form.object_id == normalise.ROW_NUMBER else normalise.id_sources(form)[:1]
+    shape = hdf5.dataset(file, names, names[0]).shape
     return Rows(file, single=shape == (), count=shape[0] if shape else 1)
 
 

@@ -187,6 +187,8 @@ def member(field: Field, form: str, values: Array) -> Array:
     if values.dtype.kind not in "biuf":
         raise BrokenSource("not numbers", column=field.name, dtype=values.dtype, declared=field.dtype)
     if field.true_means == "bad":
+        if values.dtype.kind == "f" and (np.trunc(values) != values).any():
+            raise BrokenSource("a mask of fractions is none", column=field.name, hint="leave it out of the recipe's members")
         return np.asarray(values == 0)
     numbers = _converted(field, form, values)
     if form in field.log_grid:

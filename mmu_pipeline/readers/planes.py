@@ -33,7 +33,7 @@ def in_order_of_bands(field: Field, values: Array, names: Array) -> Array:
         if name not in known:
             hint = f"declare it in the survey's file; known: {', '.join(known)}"
             raise BrokenSource("unknown band", column=field.name, value=repr(name), hint=hint)
-    codes = np.array([known[name] for name in distinct.tolist()], np.int64)[back].reshape(len(names), -1)
+    codes = np.array([known[name] for name in distinct.tolist()], np.int64)[back].reshape(values.shape[0], values.shape[1])
     if codes.shape[1] == len(field.bands) and (codes == np.arange(len(field.bands))).all():
         return values
     ordered: npt.NDArray[Any] = np.full((len(values), len(field.bands), *values.shape[2:]), _missing(field, values), values.dtype)
