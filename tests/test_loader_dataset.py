@@ -200,7 +200,7 @@ def flip(path, offset: int) -> None:
 
 
 def place_of(dataset: ShardDataset, row: int) -> tuple[str, int]:
-    return dataset.shards[dataset.places.shard[row]].name, int(dataset.places.offset[row])
+    return dataset.parts[0].shards[dataset.places.shard[row]].name, int(dataset.places.offset[row])
 
 
 def test_a_flipped_bit_is_found_by_its_digest(own_copy):
@@ -238,8 +238,8 @@ def test_a_wrong_size_of_a_ragged_member_is_found(own_copy):
     dataset = ShardDataset(own_copy.path)
     rows = [row for row in range(len(dataset)) if len(dataset[row]["curves.time"]) > 2][:2]
     shard, offset = place_of(dataset, rows[0])
-    spans, _ = dataset.layout.spans(
-        dataset.source.sample(int(dataset.places.shard[rows[0]]), offset, int(dataset.places.nbytes[rows[0]]))
+    spans, _ = dataset.parts[0].choice.layout.spans(
+        dataset.parts[0].source.sample(int(dataset.places.shard[rows[0]]), offset, int(dataset.places.nbytes[rows[0]]))
     )
     flip(own_copy.path / shard, offset + spans[3][0] - 512 + 130)
     with pytest.raises(BrokenArtefact):
@@ -256,7 +256,7 @@ def test_a_shard_of_the_wrong_size_is_never_mapped(own_copy, damage):
             file.truncate(path.stat().st_size + (-512 if damage == "short" else 512))
     dataset = ShardDataset(own_copy.path)
     bad = np.flatnonzero(dataset.places.shard == 1)
-    assert len(dataset.batch(np.flatnonzero(dataset.places.shard == 0))["key"]) == dataset.shards[0].samples
+    assert len(dataset.batch(np.flatnonzero(dataset.places.shard == 0))["key"]) == dataset.parts[0].shards[0].samples
     with pytest.raises(BrokenArtefact, match=r"size|opened") as caught:
         dataset[int(bad[0])]
     assert caught.value.where["file"] == str(path)

@@ -49,13 +49,13 @@ def test_the_same_samples_over_http_and_the_second_time_from_the_cache(small_set
         assert remote.identity == local.identity
         same(remote.batch(rows), local.batch(rows))
         asked = sum(count for name, count in server.requests.items() if name.endswith(".tar"))
-        assert asked <= len(local.shards) + sum(shard.nbytes for shard in local.shards) // (4096 * 32)
+        assert asked <= len(local.parts[0].shards) + sum(shard.nbytes for shard in local.parts[0].shards) // (4096 * 32)
         server.requests.clear()
         again = ShardDataset(server.url, cache=tmp_path, check=True)
         same(again.batch(rows[:20]), local.batch(rows[:20]))
         same(again[7], local[7])
         assert not any(name.endswith(".tar") for name in server.requests)
-    assert cached(tmp_path) <= sum(shard.nbytes for shard in local.shards)
+    assert cached(tmp_path) <= sum(shard.nbytes for shard in local.parts[0].shards)
 
 
 def test_only_the_blocks_of_the_samples_asked_for_are_read(small_set, tmp_path):

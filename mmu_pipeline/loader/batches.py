@@ -9,9 +9,9 @@ import numpy as np
 
 from mmu_pipeline.errors import BadInput
 from mmu_pipeline.fields import Array
-from mmu_pipeline.loader.buffers import Buffers, aligned
+from mmu_pipeline.loader.buffers import Memory, aligned
 from mmu_pipeline.loader.columns import scalar_arrays
-from mmu_pipeline.loader.layout import Bytes, Layout, Member, key, numbers, record
+from mmu_pipeline.loader.layout import Bytes, Choice, Layout, Member
 
 Batch = dict[str, Any]
 """`key` (list of text), `row` (int64), each member and each scalar by its name. What belongs to one of them has its name and a
@@ -26,29 +26,26 @@ RAGGED = ("padded", "packed", "list")
 class Filling:
     """A batch on its way: arrays of a fixed shape are copied to their place at once, the rest waits until all are there."""
 
-    def __init__(self, whole: Layout, wanted: Layout, room: int, buffers: Buffers) -> None:
-        self._whole, self._wanted = whole, wanted
+    def __init__(self, wanted: Layout, room: int, memory_of: Memory) -> None:
+        self._wanted = wanted
         self._keys: list[str] = []
         self._rows: list[int] = []
         self._records: list[Mapping[str, Any]] = []
-        chosen = [(number, member) for number, member in enumerate(whole.members) if member in wanted.members]
-        self._fixed = [entry for entry in chosen if not entry[1].is_ragged]
-        self._ragged: list[tuple[int, Member, list[Array]]] = [(*entry, []) for entry in chosen if entry[1].is_ragged]
-        memory = buffers.take(sum(aligned(room * member.data_nbytes) for _, member in self._fixed))
+        self._fixed = [member for member in wanted.members if not member.is_ragged]
+        self._ragged: list[tuple[Member, list[Array]]] = [(member, []) for member in wanted.members if member.is_ragged]
+        memory = memory_of(sum(aligned(room * member.data_nbytes) for member in self._fixed))
         self._targets, begin = [], 0
-        for _, member in self._fixed:
+        for member in self._fixed:
             self._targets.append(memory[begin : begin + room * member.data_nbytes].reshape(room, member.data_nbytes))
             begin += aligned(room * member.data_nbytes)
 
-    def add(self, row: int, sample: Bytes) -> None:
+    def add(self, row: int, choice: Choice, sample: Bytes) -> None:
         """Put a sample at the end. Raises BrokenArtefact, and adds nothing, if it is not as its set declares."""
-        spans, span = self._whole.spans(sample)
-        found = [numbers(sample, member, *spans[number]) for number, member in self._fixed]
-        varying = [numbers(sample, member, *spans[number]) for number, member, _ in self._ragged]
-        name, scalars, place = key(sample), record(sample, *span), len(self._rows)
-        for target, content in zip(self._targets, found, strict=True):
+        name, fixed, ragged, scalars = choice.read(sample)
+        place = len(self._rows)
+        for target, content in zip(self._targets, fixed, strict=True):
             target[place] = content
-        for (_, member, arrays), content in zip(self._ragged, varying, strict=True):
+        for (member, arrays), content in zip(self._ragged, ragged, strict=True):
             arrays.append(content.view(member.dtype).reshape(-1, *member.row_shape))
         self._keys.append(name)
         self._records.append(scalars)
@@ -60,9 +57,9 @@ class Filling:
         found: Batch = {"key": self._keys, "row": np.array(self._rows, np.int64)}
         arrays = {
             member.name: target[:count].view(member.dtype).reshape(count, *member.row_shape)
-            for (_, member), target in zip(self._fixed, self._targets, strict=True)
+            for member, target in zip(self._fixed, self._targets, strict=True)
         }
-        varying = {member.name: (member, values) for _, member, values in self._ragged}
+        varying = {member.name: (member, values) for member, values in self._ragged}
         for member in self._wanted.members:
             if member.name in arrays:
                 found[member.name] = arrays[member.name]

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 ALIGNMENT = 64
+Memory = Callable[[int], npt.NDArray[np.uint8]]
+"""What gives memory for a batch: so many bytes, with any content."""
 
 
 @dataclass(frozen=True)
 class Buffers:
-    """Blocks of memory of one size or less. May be used by several threads."""
+    """Blocks of memory. May be used by several threads."""
 
     free: list[npt.NDArray[np.uint8]] = field(default_factory=list)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +15,34 @@ import xxhash
 
 from mmu_pipeline.errors import BadInput, BrokenArtefact
 from mmu_pipeline.loader.batches import Batch, Filling, Ragged
-from mmu_pipeline.loader.buffers import Buffers
+from mmu_pipeline.loader.buffers import Buffers, Memory
 from mmu_pipeline.loader.faults import Faults
-from mmu_pipeline.loader.layout import Bytes, chosen, key, layout_of, numbers, record
+from mmu_pipeline.loader.layout import Bytes, Choice, Layout, chosen, layout_of
 from mmu_pipeline.loader.local_shards import LocalShards
-from mmu_pipeline.loader.places import find_places, index_rows, shards_of
+from mmu_pipeline.loader.places import Places, Shard, find_places, index_rows, joined_places, shards_of
 from mmu_pipeline.loader.remote_shards import CACHE_BYTES, RemoteShards, cache_folder
 from mmu_pipeline.report.shard_set import set_folder
 from mmu_pipeline.shards.manifest import MANIFEST_PATH
-from mmu_pipeline.storage import digest
+from mmu_pipeline.sky import Int
+from mmu_pipeline.storage import Root, digest
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a dataset takes of one set."""
+
+    folder: Root
+    manifest: Mapping[str, Any]
+    split: str | None
+    where: str | None
+    shards: Sequence[Shard]
+    source: LocalShards | RemoteShards
+    choice: Choice
+
+    @property
+    def identity(self) -> str:
+        """What its rows are, wherever the set lies."""
+        return f"{self.manifest['set_digest']} {self.split} {self.where} {[shard.digest for shard in self.shards]}"
 
 
 class ShardDataset:
@@ -33,7 +54,7 @@ class ShardDataset:
     against its digest. Of a remote set, at most `cache_bytes` are kept in `cache`.
 
     It holds 20 bytes a sample (36 with `check`), may be used by several threads, and can be pickled.
-    Raises BadInput if there is no such set, split, member, column, or no such condition can be put.
+    Raises BadInput if there is no such set, split, member or column, or the condition cannot be understood.
     """
 
     def __init__(
@@ -48,18 +69,45 @@ class ShardDataset:
         cache: str | Path | None = None,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
-        self.folder = set_folder(url)
-        self.manifest = self.folder.read_json(MANIFEST_PATH)
-        self.split, self.where = split, where
-        self.layout = layout_of(self.manifest)
-        self.wanted = chosen(self.layout, members, columns)
-        self.shards = shards_of(self.manifest, split)
-        self.places = find_places(self.folder, self.shards, where, check)
-        self.source: LocalShards | RemoteShards
-        if self.folder.is_local:
-            self.source = LocalShards(self.folder.path(""), self.shards)
-        else:
-            self.source = RemoteShards(self.folder, self.shards, str(cache or cache_folder()), cache_bytes)
+        folder = set_folder(url)
+        manifest = folder.read_json(MANIFEST_PATH)
+        layout, shards = layout_of(manifest), shards_of(manifest, split)
+        self.wanted: Layout = chosen(layout, members, columns)
+        """What is given of each sample."""
+        self.places: Places = find_places(folder, shards, where, check)
+        source: LocalShards | RemoteShards = LocalShards(folder.path(""), shards)
+        if not folder.is_local:
+            source = RemoteShards(folder, shards, str(cache or cache_folder()), cache_bytes)
+        self._own((Part(folder, manifest, split, where, shards, source, Choice(layout, self.wanted)),))
+
+    def _own(self, parts: tuple[Part, ...]) -> None:
+        self.parts = parts
+        firsts = itertools.accumulate((len(part.shards) for part in parts), initial=0)
+        self._starts = list(zip(firsts, parts, strict=False))
+        self._owners = [(first, part) for first, part in self._starts for _ in part.shards]
+
+    @classmethod
+    def joined(cls, datasets: Sequence[ShardDataset]) -> ShardDataset:
+        """The rows of several datasets, one after the other. Raises BadInput unless all give the same members and columns."""
+        first = datasets[0]
+        for other in datasets[1:]:
+            if other.wanted != first.wanted:
+                raise BadInput(
+                    "the sets do not have the same members and columns",
+                    one=first.parts[0].folder.url,
+                    other=other.parts[0].folder.url,
+                    hint="choose `members` and `columns` that all of them have",
+                )
+        joined = cls.__new__(cls)
+        joined.wanted = first.wanted
+        joined.places = joined_places([dataset.places for dataset in datasets], [len(dataset._owners) for dataset in datasets])
+        joined._own(tuple(part for dataset in datasets for part in dataset.parts))
+        return joined
+
+    @property
+    def identity(self) -> str:
+        """A digest of which samples these are, in which order: the same wherever the sets lie."""
+        return digest("\n".join(part.identity for part in self.parts).encode())
 
     def __len__(self) -> int:
         return len(self.places)
@@ -68,87 +116,61 @@ class ShardDataset:
         """One sample: `key`, an array for each member, and the scalars as the JSON has them, None where missing."""
         if not -len(self) <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
-        return self.__getitems__([row % len(self)])[0]
+        return self.samples([row % len(self)])[0]
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Several samples. This is what PyTorch's DataLoader calls with the rows of a batch."""
-        chosen_rows = np.asarray(rows, np.int64)
-        places = self.places.at(chosen_rows)
-        self.source.fetch(places)
-        return [self._sample(*place) for place in zip(chosen_rows.tolist(), places.each(), strict=True)]
+        return self.samples(rows)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Every sample, in the order of the shards."""
         for row in range(len(self)):
             yield self[row]
 
-    @property
-    def identity(self) -> str:
-        """A digest of which samples these are, in which order: the same wherever the set lies."""
-        return digest(f"{self.manifest['set_digest']} {self.split} {self.where} {[s.digest for s in self.shards]}".encode())
-
     def table(self, columns: Sequence[str]) -> pa.Table:
         """Columns of the index, row by row as the dataset: positions, ids, whatever is to be known without reading shards."""
-        return index_rows(self.folder, self.shards, self.where, columns).select(list(columns))
+        tables = [index_rows(part.folder, part.shards, part.where, columns) for part in self.parts]
+        return pa.concat_tables([table.select(list(columns)) for table in tables], promote_options="permissive")
+
+    def samples(self, rows: Sequence[int] | Int, *, faults: Faults | None = None) -> list[dict[str, Any]]:
+        """Several samples. Raises BrokenArtefact for one that `faults` does not let pass."""
+        found: list[dict[str, Any]] = []
+        self._visit(rows, faults, lambda row, choice, content: found.append(choice.sample(content)))
+        return found
 
     def batch(
         self,
-        rows: Sequence[int] | npt.NDArray[np.int64],
+        rows: Sequence[int] | Int,
         *,
         ragged: Ragged = "padded",
-        buffers: Buffers | None = None,
+        memory: Memory | None = None,
         faults: Faults | None = None,
     ) -> Batch:
-        """Several samples as one dict of arrays, see `Batch`. Raises BrokenArtefact for a sample that is not let pass."""
-        rows = np.asarray(rows, np.int64)
-        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
-            raise IndexError(f"rows from {rows.min()} to {rows.max()} of {len(self)}")
-        places, faults = self.places.at(rows), faults or Faults()
-        filling = Filling(self.layout, self.wanted, len(rows), buffers or Buffers())
-        self.source.fetch(places)
-        for row, place in zip(rows.tolist(), places.each(), strict=True):
-            try:
-                filling.add(row, self._bytes(place))
-            except BrokenArtefact as error:
-                faults.note(self._placed(error, row))
+        """Several samples as one dict of arrays, see `Batch`. Raises BrokenArtefact for one that `faults` does not let pass."""
+        filling = Filling(self.wanted, len(rows), memory or Buffers().take)
+        self._visit(rows, faults, filling.add)
         return filling.batch(ragged)
 
-    def _bytes(self, place: tuple[int, int, int, bytes | None]) -> Bytes:
-        shard, offset, nbytes, wanted = place
-        content = self.source.sample(shard, offset, nbytes)
-        if wanted is not None and xxhash.xxh3_128_digest(content.data) != wanted:
-            raise BrokenArtefact("a sample is not what its digest says")
-        return content
-
-    def _sample(self, row: int, place: tuple[int, int, int, bytes | None]) -> dict[str, Any]:
-        try:
-            content = self._bytes(place)
-            spans, span = self.layout.spans(content)
-            found: dict[str, Any] = {"key": key(content)}
-            for member, (start, stop) in zip(self.layout.members, spans, strict=True):
-                if member in self.wanted.members:
-                    shape = (-1, *member.row_shape) if member.is_ragged else member.row_shape
-                    found[member.name] = numbers(content, member, start, stop).copy().view(member.dtype).reshape(shape)
-            scalars = record(content, *span)
-            return found | {column.name: scalars[column.name] for column in self.wanted.columns}
-        except BrokenArtefact as error:
-            raise self._placed(error, row) from error
-
-    def _placed(self, error: BrokenArtefact, row: int) -> BrokenArtefact:
-        """The error, with the place of the sample."""
-        shard, offset = self.shards[self.places.shard[row]], int(self.places.offset[row])
-        where = {"file": self.folder.path(shard.name), "offset": offset, "row": row, **error.where}
-        hint = error.hint or "check the set with `mmu verify`; fetch the shard again, or let the loader pass a few such samples"
-        return BrokenArtefact(error.what, hint=hint, **where)
+    def _visit(self, rows: Sequence[int] | Int, faults: Faults | None, use: Callable[[int, Choice, Bytes], None]) -> None:
+        """Call `use` with the bytes of one sample after the other."""
+        wanted: npt.NDArray[np.int64] = np.asarray(rows, np.int64)
+        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
+            raise IndexError(f"rows from {wanted.min()} to {wanted.max()} of {len(self)}")
+        places = self.places.at(wanted)
+        for first, part in self._starts:
+            part.source.fetch(places, first)
+        for row, (shard, offset, nbytes, held) in zip(wanted.tolist(), places.each(), strict=True):
+            first, part = self._owners[shard]
+            try:
+                content = part.source.sample(shard - first, offset, nbytes)
+                if held is not None and xxhash.xxh3_128_digest(content.data) != held:
+                    raise BrokenArtefact("a sample is not what its digest says")
+                use(row, part.choice, content)
+            except BrokenArtefact as error:
+                (faults or Faults()).note(_placed(error, part, shard - first, offset, row))
 
 
-def check_same(datasets: Sequence[ShardDataset]) -> None:
-    """Raise BadInput unless batches of all of them have the same arrays and scalars."""
-    for other in datasets[1:]:
-        if other.wanted != datasets[0].wanted:
-            raise BadInput(
-                "the sets do not have the same members and scalars",
-                one=datasets[0].folder.url,
-                other=other.folder.url,
-                hint="choose `members` and `columns` that all of them have",
-            )
+def _placed(error: BrokenArtefact, part: Part, shard: int, offset: int, row: int) -> BrokenArtefact:
+    """The error, with the place of the sample."""
+    where = {"file": part.folder.path(part.shards[shard].name), "offset": offset, "row": row, **error.where}
+    return BrokenArtefact(error.what, hint=error.hint or "check the set with `mmu verify`, and fetch that shard again", **where)

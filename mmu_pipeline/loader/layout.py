@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -161,22 +161,21 @@ def layout_of(manifest: Mapping[str, Any]) -> Layout:
 
 
 def chosen(layout: Layout, members: Sequence[str] | None, columns: Sequence[str] | None) -> Layout:
-    """The part of a layout that is asked for, None for all. Which surveys have an object is always in it.
+    """The part of a layout that is asked for, in that order; None for all. Which surveys have an object is always in it.
 
     A survey's name stands for all its members. Raises BadInput for a name that the set does not have.
     """
-    declared = [member.name for member in layout.members]
-    if members is not None:
-        known = {*declared, *(name.partition(".")[0] for name in declared)}
-        _check(members, known, "member")
-        wanted = set(members)
-        kept = tuple(m for m in layout.members if m.name in wanted or m.name.partition(".")[0] in wanted)
-    else:
-        kept = layout.members
+    by_name = {member.name: [member] for member in layout.members}
+    for member in layout.members:
+        by_name.setdefault(member.name.partition(".")[0], []).append(member)
+    scalars = {column.name: column for column in layout.columns}
+    _check(members or (), by_name, "member")
+    _check(columns or (), scalars, "column")
+    kept = layout.members if members is None else dict.fromkeys(member for name in members for member in by_name[name])
     if columns is None:
-        return Layout(kept, layout.columns)
-    _check(columns, {column.name for column in layout.columns}, "column")
-    return Layout(kept, tuple(c for c in layout.columns if c.name in columns or is_presence(c)))
+        return Layout(tuple(kept), layout.columns)
+    presence = (column for column in layout.columns if is_presence(column))
+    return Layout(tuple(kept), tuple(dict.fromkeys([*(scalars[name] for name in columns), *presence])))
 
 
 def is_presence(column: Column) -> bool:
@@ -184,6 +183,42 @@ def is_presence(column: Column) -> bool:
     return column.dtype == "bool" and column.name.startswith("has_")
 
 
-def _check(names: Sequence[str], known: set[str], what: str) -> None:
+def _check(names: Sequence[str], known: Collection[str], what: str) -> None:
     if unknown := [name for name in names if name not in known]:
         raise BadInput(f"the set has no {what} {unknown[0]!r}", hint=f"it has: {', '.join(sorted(known))}")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is taken of each sample of a set."""
+
+    layout: Layout
+    """What a sample holds."""
+    wanted: Layout
+
+    @cached_property
+    def fixed(self) -> tuple[tuple[int, Member], ...]:
+        """Members of a fixed shape that are wanted, with their place in a sample."""
+        return tuple((self.layout.members.index(member), member) for member in self.wanted.members if not member.is_ragged)
+
+    @cached_property
+    def ragged(self) -> tuple[tuple[int, Member], ...]:
+        """Ragged members that are wanted, with their place in a sample."""
+        return tuple((self.layout.members.index(member), member) for member in self.wanted.members if member.is_ragged)
+
+    def read(self, sample: Bytes) -> tuple[str, list[Bytes], list[Bytes], Mapping[str, Any]]:
+        """Key, numbers of the fixed and of the ragged members, scalars. Raises BrokenArtefact if not as declared."""
+        spans, span = self.layout.spans(sample)
+        fixed = [numbers(sample, member, *spans[number]) for number, member in self.fixed]
+        ragged = [numbers(sample, member, *spans[number]) for number, member in self.ragged]
+        return key(sample), fixed, ragged, record(sample, *span)
+
+    def sample(self, content: Bytes) -> dict[str, Any]:
+        """A sample as a dict of its own arrays. Raises BrokenArtefact if it is not as declared."""
+        name, fixed, ragged, scalars = self.read(content)
+        found: dict[str, Any] = {"key": name, **dict.fromkeys(member.name for member in self.wanted.members)}
+        for (_, member), array in zip(self.fixed, fixed, strict=True):
+            found[member.name] = array.copy().view(member.dtype).reshape(member.row_shape)
+        for (_, member), array in zip(self.ragged, ragged, strict=True):
+            found[member.name] = array.copy().view(member.dtype).reshape(-1, *member.row_shape)
+        return found | {column.name: scalars[column.name] for column in self.wanted.columns}

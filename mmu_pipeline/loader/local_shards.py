@@ -32,7 +32,7 @@ class LocalShards:
     def __reduce__(self) -> tuple[Any, ...]:
         return LocalShards, (self.folder, self.shards)
 
-    def fetch(self, places: Places) -> None:
+    def fetch(self, places: Places, first: int) -> None:
         """Nothing is fetched from a local disk."""
 
     def sample(self, shard: int, offset: int, nbytes: int) -> Bytes:

@@ -57,6 +57,18 @@ class Places:
         return zip(self.shard.tolist(), self.offset.tolist(), self.nbytes.tolist(), held, strict=False)
 
 
+def joined_places(parts: Sequence[Places], shards: Sequence[int]) -> Places:
+    """Places in several lists of shards, of these lengths, as places in one list. Digests are kept if all have them."""
+    firsts = np.cumsum([0, *shards[:-1]])
+    digests = [part.digest for part in parts if part.digest is not None]
+    return Places(
+        np.concatenate([part.shard + np.int32(first) for part, first in zip(parts, firsts, strict=True)]),
+        np.concatenate([part.offset for part in parts]),
+        np.concatenate([part.nbytes for part in parts]),
+        np.concatenate(digests) if len(digests) == len(parts) else None,
+    )
+
+
 def shards_of(manifest: Mapping[str, Any], split: str | None) -> tuple[Shard, ...]:
     """The shards of a split, or of all splits. Raises BadInput if there is no such split."""
     splits = manifest["splits"]

@@ -54,14 +54,17 @@ class RemoteShards:
     def __reduce__(self) -> tuple[object, ...]:
         return RemoteShards, (self.folder, self.shards, self.cache, self.cache_bytes)
 
-    def fetch(self, places: Places) -> None:
+    def fetch(self, places: Places, first: int) -> None:
         """Bring the blocks of some samples into the cache: those that are not there, neighbours in one request.
+
+        These shards are the places' from number `first` on; samples in others are left alone.
 
         Raises Unreachable if they cannot be had, BrokenArtefact if a shard is not of the size that the manifest says.
         """
         needed = {
-            (shard, block)
+            (shard - first, block)
             for shard, offset, nbytes, _ in places.each()
+            if first <= shard < first + len(self.shards)
             for block in range(offset // BLOCK_BYTES, (offset + nbytes - 1) // BLOCK_BYTES + 1)
         }
         missing = sorted(entry for entry in needed if not os.path.exists(self._path(*entry)))
