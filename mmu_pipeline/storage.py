@@ -69,8 +69,9 @@ class Root:
             raise BrokenArtefact("not valid JSON", file=self.path(relative), hint="delete it and run again") from error
 
     def read_table(self, relative: str, columns: list[str] | None = None, filters: Any = None) -> pa.Table:
-        """A Parquet artefact, or its rows and columns that are asked for."""
-        return pq.read_table(self.path(relative), columns=columns, filters=filters, filesystem=self.fs, partitioning=None)
+        """A Parquet artefact, or its rows and columns that are asked for. Cells run side by side, so one thread reads it."""
+        path = self.path(relative)
+        return pq.read_table(path, columns=columns, filters=filters, filesystem=self.fs, partitioning=None, use_threads=False)
 
     @contextmanager
     def writing(self, relative: str) -> Iterator[BinaryIO]:
