@@ -13,16 +13,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
-from mmu_pipeline.errors import BadInput, BrokenArtefact
 from mmu_pipeline.shards.card import CARD_PATH, front_matter
 from mmu_pipeline.shards.check_index import index_problems
 from mmu_pipeline.shards.check_shard import ROW_COLUMNS, shard_problems, tar_index_problems
 from mmu_pipeline.shards.index import INDEX_PATH
-from mmu_pipeline.shards.manifest import FORMAT_VERSION, MANIFEST_PATH
+from mmu_pipeline.shards.manifest import MANIFEST_PATH
+from mmu_pipeline.shards.opened import LATEST, locate, read_manifest
 from mmu_pipeline.shards.side_files import side_files
 from mmu_pipeline.storage import Root
 
-LATEST = "LATEST"
 ROWS_HELD = 2_000_000
 """Rows of the index held at a time: shards are checked in groups of so many samples."""
 SHOWN = 5
@@ -52,8 +51,8 @@ def verify(url: str, progress: Callable[[int, int], None] | None = None) -> Veri
     `progress` is called with the number of shards checked and of all. One shard is mapped at a time. Raises BadInput if
     there is no set, or one of another format.
     """
-    root = _open_set(url)
-    manifest = _manifest(root)
+    root = locate(url)
+    manifest = read_manifest(root)
     shards = [shard for part in manifest["splits"].values() for shard in part["shards"]]
     names = [shard["name"] for shard in shards]
     problems = [*_folder_problems(root, manifest, names), *_shown(index_problems(root, manifest))]
@@ -68,27 +67,6 @@ def verify(url: str, progress: Callable[[int, int], None] | None = None) -> Veri
     problems += _side_problems(root, manifest)
     samples, nbytes = (sum(shard[what] for shard in shards) for what in ("samples", "nbytes"))
     return Verification(root.url, manifest["version"], len(shards), samples, nbytes, tuple(problems))
-
-
-def _open_set(url: str) -> Root:
-    folder = Root(url.rstrip("/"))
-    if folder.exists(LATEST):
-        return Root(f"{folder.url}/{folder.read_bytes(LATEST).decode().strip()}")
-    return folder
-
-
-def _manifest(root: Root) -> dict[str, Any]:
-    if not root.exists(MANIFEST_PATH):
-        raise BadInput("there is no set of shards here", folder=root.url, hint=f"name a folder that holds {MANIFEST_PATH}")
-    try:
-        manifest: dict[str, Any] = root.read_json(MANIFEST_PATH)
-        version = manifest["format_version"]
-    except (BrokenArtefact, KeyError, TypeError) as error:
-        raise BadInput("not the manifest of a set of shards", file=root.path(MANIFEST_PATH)) from error
-    if version != FORMAT_VERSION:
-        raise BadInput(f"a set of format {version}, this release reads {FORMAT_VERSION}", folder=root.url,
-                       hint="check it with the release that made it")  # fmt: skip
-    return manifest
 
 
 def _shown(problems: Iterable[str]) -> list[str]:

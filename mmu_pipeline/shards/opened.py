@@ -1,0 +1,35 @@
+"""The URL of a set of shards -> its folder, and its manifest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmu_pipeline.errors import BadInput, BrokenArtefact
+from mmu_pipeline.shards.manifest import FORMAT_VERSION, MANIFEST_PATH
+from mmu_pipeline.storage import Root
+
+LATEST = "LATEST"
+"""Beside the versions of a set: holds the name of the one that readers should take."""
+
+
+def locate(url: str) -> Root:
+    """The folder of a version: the one named, or that which LATEST names in the folder of a recipe."""
+    folder = Root(url.rstrip("/"))
+    if folder.exists(LATEST):
+        return folder.at(folder.read_bytes(LATEST).decode().strip())
+    return folder
+
+
+def read_manifest(root: Root) -> dict[str, Any]:
+    """The manifest of the set in a folder. Raises BadInput if there is none, or one of another format."""
+    if not root.exists(MANIFEST_PATH):
+        raise BadInput("there is no set of shards here", folder=root.url, hint=f"name a folder that holds {MANIFEST_PATH}")
+    try:
+        manifest: dict[str, Any] = root.read_json(MANIFEST_PATH)
+        version = manifest["format_version"]
+    except (BrokenArtefact, KeyError, TypeError) as error:
+        raise BadInput("not the manifest of a set of shards", file=root.path(MANIFEST_PATH)) from error
+    if version != FORMAT_VERSION:
+        raise BadInput(f"a set of format {version}, this release reads {FORMAT_VERSION}", folder=root.url,
+                       hint="use the release that made it")  # fmt: skip
+    return manifest

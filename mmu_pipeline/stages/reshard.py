@@ -1,0 +1,299 @@
+"""Sets of shards and a rule -> a new set: other samples, split, members, size or order; bytes are copied, never decoded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from mmu_pipeline.catalog import ShardRule, SplitRule
+from mmu_pipeline.errors import BadInput, BrokenArtefact
+from mmu_pipeline.expressions import parse_where
+from mmu_pipeline.shards.index import piece_sizes, repeated_keys, write_index
+from mmu_pipeline.shards.manifest import MANIFEST_PATH, facts_of_set
+from mmu_pipeline.shards.merge import Parent, in_sky_order, open_parents, shard_places
+from mmu_pipeline.shards.opened import LATEST
+from mmu_pipeline.shards.plan import ShardPlan, plan_shards, without
+from mmu_pipeline.shards.regions import Cone, Moc, Region, read_moc
+from mmu_pipeline.shards.reshape import Copies, ReshardRule, as_piece, beyond, chosen, kept_members, ranks
+from mmu_pipeline.shards.splits import check_guard
+from mmu_pipeline.shards.tar import Ranges, copy_samples
+from mmu_pipeline.stages.build import Outcome, Unit
+from mmu_pipeline.stages.publish import Published
+from mmu_pipeline.stages.seal import point_to, seal, shard_files
+from mmu_pipeline.storage import Receipt, Root, fingerprint, valid_receipt, write_receipt
+
+PLAN = "plan.json"
+SET = "set"
+"""Folder of the new set in the working folder, until it is published."""
+
+
+@dataclass(frozen=True)
+class Reshard:
+    """What is asked for, checked before work starts. Small and picklable: it travels with each task."""
+
+    parents: tuple[Parent, ...]
+    out: Root
+    rule: ReshardRule
+    moc: Moc | None
+    version: str
+
+    @property
+    def work(self) -> str:
+        """Where all is written until it is published, receipts too: a hidden folder beside its place."""
+        return f".{self.version}.work"
+
+    @property
+    def root(self) -> Root:
+        return self.out.at(self.work)
+
+    @property
+    def name(self) -> str:
+        return str(self.rule.name or self.parents[0].manifest["name"])
+
+    @property
+    def shards(self) -> ShardRule:
+        return self.rule.shards(self.parents[0].manifest["recipe"]["shards"])
+
+    @property
+    def split(self) -> SplitRule:
+        return self.rule.split or SplitRule.model_validate(self.parents[0].manifest["recipe"]["split"])
+
+    @property
+    def regions(self) -> dict[str, Region]:
+        """Reason to leave a sample out -> the region that it is not in."""
+        cone: dict[str, Region] = {"not in the cone": Cone(*self.rule.cone)} if self.rule.cone else {}
+        return cone | ({"not in the MOC": self.moc} if self.moc else {})
+
+    @cached_property
+    def members(self) -> list[int]:
+        """Places of the members that stay."""
+        return kept_members(self.rule.members, self.parents[0].manifest["members"])
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether samples stay as they are, and keep their digests."""
+        return len(self.members) == len(self.parents[0].manifest["members"])
+
+
+def reshard(inputs: Sequence[str], out: str, rule: ReshardRule, progress: Callable[[int, int], None] | None = None) -> Published:
+    """Make a new version in the folder `out` from the sets at some URLs, in this process; run it again to go on.
+
+    The same inputs and rule give the same bytes. Raises BadInput for what the user must correct, before anything is written,
+    or if no sample is left or two inputs have the same one; BrokenArtefact if an input is not what its index says.
+    """
+    job = prepare_reshard(inputs, out, rule)
+    todo = units(job)
+    for number, unit in enumerate(todo, 1):
+        run_unit(unit, job)
+        if progress is not None:
+            progress(number, len(todo))
+    return publish_reshard(job)
+
+
+def prepare_reshard(inputs: Sequence[str], out: str, rule: ReshardRule) -> Reshard:
+    """Open the inputs and check the rule against them. Raises BadInput; writes nothing."""
+    parents = open_parents(inputs)
+    first = parents[0].manifest
+    moc = read_moc(rule.moc) if rule.moc else None
+    said = rule.model_dump(mode="json", exclude={"moc"}, exclude_none=True)
+    sets = [[parent.manifest[what] for what in ("name", "version", "set_digest", "index")] for parent in parents]
+    job = Reshard(parents, Root(out.rstrip("/")), rule, moc, fingerprint("reshard", said, moc, sets)[:12])
+    if rule.split is None:
+        for parent in parents[1:]:
+            if parent.manifest["recipe"]["split"] != first["recipe"]["split"]:
+                raise BadInput("the sets are split by different rules", one=parents[0].folder.url, other=parent.folder.url,
+                               hint="say how to split the new one")  # fmt: skip
+    check_guard(job.split)
+    kept_members(rule.members, first["members"])
+    job.shards, job.regions  # noqa: B018  raise what is wrong with them
+    if rule.where is not None:
+        parse_where(rule.where, parents[0].columns)
+    for column in (rule.balance, rule.limit_per_class[0] if rule.limit_per_class else None):
+        if column is not None and column not in parents[0].columns:
+            raise BadInput(
+                f"the index has no column {column!r} of single values", hint=f"columns: {', '.join(parents[0].columns)}"
+            )
+    return job
+
+
+def is_published(job: Reshard) -> bool:
+    return job.out.exists(f"{job.version}/{MANIFEST_PATH}")
+
+
+def units(job: Reshard) -> list[Unit]:
+    """One unit per shard of the new set, planned first if that is still to do; none if it is published."""
+    if is_published(job):
+        return []
+    if not job.root.exists(PLAN):
+        _write_plan(job)
+    plan = job.root.read_json(PLAN)
+    return [
+        Unit("reshard", shard["name"], None, shard["nbytes"], (), fingerprint("reshard", job.version, shard))
+        for shard in plan["shards"]
+    ]
+
+
+def run_unit(unit: Unit, job: Reshard) -> Outcome:
+    """Copy one shard, or find that it is there. Raises BrokenArtefact if an input is shorter than its index says."""
+    known = valid_receipt(job.root, unit.stage, unit.name, unit.fingerprint)
+    if known is not None:
+        return Outcome(unit, "reused", known)
+    fs, paths = shard_places(job.parents)
+    table = job.root.read_table(f"ranges/{unit.name}.parquet")
+    ranges = Ranges(*(table[name].to_numpy().astype(np.int64) for name in ("piece", "offset", "nbytes")))
+    runs = job.root.read_json(PLAN)["runs"]
+    shard, digests = f"{SET}/{unit.name}", f"digests/{unit.name}"
+    bounds = np.zeros(1, np.int64) if job.keeps_all else np.arange(0, len(table) + 1, runs)
+    with job.root.writing(shard) as file:
+        digest, found = copy_samples(file, fs, paths, ranges, bounds)
+    if found:
+        job.root.write_bytes(digests, b"".join(found))
+    samples = len(table) // runs
+    receipt = Receipt(
+        stage=unit.stage, unit=unit.name, fingerprint=unit.fingerprint, rows_in=samples, rows_out=samples,
+        outputs={path: job.root.size(path) or 0 for path in ((shard, digests) if found else (shard,))}, facts={"digest": digest},
+    )  # fmt: skip
+    return Outcome(unit, "done", write_receipt(job.root, receipt))
+
+
+def publish_reshard(job: Reshard) -> Published:
+    """Seal, check and publish the new version, all of whose shards are there.
+
+    Raises BrokenArtefact if a shard is missing, a sample is not what its index said, or the check finds a problem.
+    """
+    reused = is_published(job)
+    if not reused:
+        _seal(job)
+    point_to(job.out, LATEST, job.version)
+    job.out.remove(job.work, recursive=True)
+    samples = job.out.read_json(f"{job.version}/{MANIFEST_PATH}")["samples"]
+    return Published(job.version, job.out.at(job.version).url, samples, reused, ())
+
+
+def _write_plan(job: Reshard) -> None:
+    """Choose the samples, and write what the new index and each shard are made from."""
+    parents, rule = job.parents, job.rule
+    first = parents[0].manifest
+    skipped: Counter[str] = Counter()
+    copies: list[Copies] = []
+    pieces: list[str] = []
+    for table in in_sky_order(parents):
+        rows, left = chosen(table, rule, job.regions, parents[0].columns)
+        skipped.update(left)
+        if len(rows):
+            scalars = [scalar["name"] for scalar in first["scalars"]]
+            piece, copied = as_piece(rows, rule.split, job.shards.seed, job.members, len(first["members"]), scalars)
+            copies.append(copied)
+            pieces.append(f"rows/{len(pieces):06d}.parquet")
+            job.root.write_table(pieces[-1], piece)
+    if not copies:
+        raise BadInput("no sample is left", **{reason.replace(" ", "_"): count for reason, count in skipped.items()},
+                       hint="ask for less")  # fmt: skip
+    source, offset, nbytes = (np.concatenate([getattr(part, name) for part in copies]) for name in ("source", "offset", "nbytes"))
+    _refuse_repeated(job, pieces, source)
+    plan, limited = _dealt(job, pieces)
+    if limited:
+        skipped["over limit_per_class"] = limited
+    runs = nbytes.shape[1]
+    for number, name in enumerate(plan.names):
+        rows = plan.samples(number)
+        columns = {"piece": np.repeat(source[rows], runs), "offset": offset[rows].ravel(), "nbytes": nbytes[rows].ravel()}
+        job.root.write_table(f"ranges/{name}.parquet", pa.table(columns))
+    shards = [
+        {"name": name, "samples": len(plan.samples(number)), "nbytes": int(plan.sample_offsets(number)[-1])}
+        for number, name in enumerate(plan.names)
+    ]
+    left_out = {reason: count for reason, count in skipped.items() if count}
+    job.root.write_json(PLAN, {"pieces": pieces, "runs": runs, "shards": shards, "skipped": left_out})
+
+
+def _refuse_repeated(job: Reshard, pieces: Sequence[str], source: npt.NDArray[np.int64]) -> None:
+    """Raise BadInput if two samples have the same key."""
+    found = repeated_keys(job.root, pieces, [piece_sizes(job.root, path) for path in pieces])
+    if found:
+        row, key, earlier = found[0]
+        _, places = shard_places(job.parents)
+        raise BadInput(
+            f"{len(found)} samples stand in the inputs twice",
+            key=key,
+            one=places[int(source[earlier])],
+            other=places[int(source[row])],
+            hint="take each set once; choose parts that do not overlap with `where`",
+        )
+
+
+def _dealt(job: Reshard, pieces: Sequence[str]) -> tuple[ShardPlan, int]:
+    """The plan of the new shards, and how many samples a limit leaves out of it."""
+    sizes = [piece_sizes(job.root, path) for path in pieces]
+    left: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+    if job.rule.limit_per_class is not None:
+        column, limit = job.rule.limit_per_class
+        left = beyond(limit, ranks(_column(job, pieces, column)), np.concatenate([piece.order for piece in sizes]))
+    strata = ranks(_column(job, pieces, job.rule.balance)) if job.rule.balance else None
+    return plan_shards(without(sizes, left.tolist()), job.shards, strata), len(left)
+
+
+def _column(job: Reshard, pieces: Iterable[str], name: str) -> pa.ChunkedArray:
+    return pa.concat_tables([job.root.read_table(path, columns=[name]) for path in pieces])[name]
+
+
+def _seal(job: Reshard) -> None:
+    plan = job.root.read_json(PLAN)
+    dealt, _ = _dealt(job, plan["pieces"])
+    receipts = {unit.name: valid_receipt(job.root, unit.stage, unit.name, unit.fingerprint) for unit in units(job)}
+    if missing := [name for name, receipt in receipts.items() if receipt is None]:
+        raise BrokenArtefact("shards are missing", shards=", ".join(missing), hint="run again: it goes on where it stopped")
+    index = write_index(job.root, SET, plan["pieces"], dealt, None if job.keeps_all else _digests(job, dealt))
+    shards = shard_files(job.root, SET, dealt, [str(receipt.facts["digest"]) for receipt in receipts.values() if receipt])
+    manifest = manifest_of_reshard(job, facts_of_set(job.version, shards, index), plan["skipped"])
+    seal(job.out, f"{job.work}/{SET}", job.version, dealt, manifest)
+
+
+def _digests(job: Reshard, plan: ShardPlan) -> npt.NDArray[np.void]:
+    """The digest of each sample that was copied, for the samples of the plan. Shape (n,), 16 bytes each."""
+    digests = np.zeros(len(plan.shard), "V16")
+    for number, name in enumerate(plan.names):
+        digests[plan.samples(number)] = np.frombuffer(job.root.read_bytes(f"digests/{name}"), "V16")
+    return digests
+
+
+def manifest_of_reshard(job: Reshard, facts: dict[str, Any], skipped: dict[str, int]) -> dict[str, Any]:
+    """The manifest of a set made from others: theirs, with what is new, and with its parents."""
+    manifests = [parent.manifest for parent in job.parents]
+    first = manifests[0]
+    counts: Counter[str] = Counter()
+    left: dict[str, Counter[str]] = {}
+    for manifest in manifests:
+        counts.update({what: count for what, count in manifest["counts"].items() if what != "samples"})
+        for where, reasons in manifest["skipped"].items():
+            left.setdefault(where, Counter()).update(reasons)
+    left.setdefault("reshard", Counter()).update(skipped)
+    surveys = {survey["name"]: survey for manifest in reversed(manifests) for survey in manifest["surveys"]}
+    files = Counter(dict.fromkeys(surveys, 0))
+    for manifest in manifests:
+        files.update({survey["name"]: survey["files"] for survey in manifest["surveys"]})
+    rule = job.rule.model_dump(mode="json", exclude_none=True)
+    if job.moc is not None:
+        rule["moc"] = {"ranges": len(job.moc.ranges), "fingerprint": fingerprint(job.moc)}
+    parents = [{what: manifest[what] for what in ("name", "version", "samples", "set_digest")} for manifest in manifests]
+    recipe = {"split": job.split.model_dump(mode="json"), "shards": job.shards.model_dump(mode="json", exclude_none=True)}
+    return facts | {
+        "name": job.name,
+        "title": first["title"],
+        "members": [first["members"][place] for place in job.members],
+        "scalars": first["scalars"],
+        "surveys": [surveys[survey["name"]] | {"files": files[survey["name"]]} for survey in first["surveys"]],
+        "recipe": first["recipe"] | recipe,
+        "counts": counts | {"samples": facts["samples"] - facts["repeats"]},
+        "skipped": {where: dict(reasons) for where, reasons in left.items() if reasons},
+        "set_aside": [unit for manifest in manifests for unit in manifest["set_aside"]],
+        "parents": parents,
+        "rule": rule,
+    }
