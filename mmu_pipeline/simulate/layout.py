@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
+from mmu_pipeline.readers.ragged import of_arrays
 from mmu_pipeline.simulate.sky import Columns
 
 
@@ -43,3 +45,13 @@ def truncate(path: Path, keep: float = 0.6) -> None:
 def text(values: list[str], width: int) -> np.ndarray[tuple[int], np.dtype[np.bytes_]]:
     """Text as fixed-width bytes, padded on the left with blanks as FITS tables of SDSS are."""
     return np.array([value.rjust(width).encode() for value in values], f"S{width}")
+
+
+def table_of(rows: list[dict[str, Any]]) -> Columns:
+    """Rows as columns: arrays of one length stacked, other values as they are (None among numbers gives dtype object)."""
+    columns: Columns = {}
+    for name in rows[0] if rows else ():
+        values = [row[name] for row in rows]
+        same = isinstance(values[0], np.ndarray) and len({value.shape for value in values}) == 1
+        columns[name] = np.stack(values) if same else of_arrays(values) if isinstance(values[0], np.ndarray) else np.array(values)
+    return columns

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +51,16 @@ def spectrum(row: Row, rng: np.random.Generator) -> Spectrum:
     lsf = 1.15 - 0.25 * np.linspace(-1, 1, length) ** 2
     single = [values.astype(np.float32) for values in (noisy, np.where(bad, 0, sigma**-2.0), wavelength, lsf)]
     return Spectrum(single[0], single[1], single[2], single[3], bad)
+
+
+def light(row: Row, wavelength: npt.NDArray[Any]) -> Float:
+    """Flux density in 1e-17 erg/s/cm2/Angstrom without noise, at wavelengths in Angstrom, of an object at its magnitude in i."""
+
+    def shape(observed: npt.NDArray[Any]) -> Float:
+        rest = observed / (1 + row["redshift"])
+        return _stellar(rest, row["teff"]) if row["kind"] == "star" else _galaxy(rest, row["colour"])
+
+    return np.asarray(shape(wavelength) / shape(np.arange(6880.0, 8081.0)).mean() * _flux_density(float(row["mag"]), 7480.0))
 
 
 def _flux_density(mag: float, wavelength: float) -> float:
