@@ -11,7 +11,7 @@ import pytest
 from mmu_pipeline.errors import BadInput, BrokenArtefact
 from mmu_pipeline.loader import ShardDataset
 from mmu_pipeline.loader.faults import Faults
-from tests.small_set import SmallSet, make_small_set
+from tests.small_set import RECIPE, SmallSet, make_small_set
 
 SPLITS = ("train", "validation", "test")
 
@@ -270,3 +270,29 @@ def test_an_index_beside_a_shard_that_is_not_its_own_is_refused(own_copy):
     shutil.copy(own_copy.path / f"{names[0]}.idx", own_copy.path / f"{names[1]}.idx")
     with pytest.raises(BrokenArtefact, match="not that of the set"):
         ShardDataset(own_copy.path)
+
+
+def test_samples_that_fill_a_shard_are_left_out(tmp_path):
+    shards = RECIPE.shards.model_copy(update={"multiple_of": 16})
+    small_set = make_small_set(tmp_path, RECIPE.model_copy(update={"shards": shards}))
+    assert small_set.manifest["repeats"] > 0
+    found = [sample["key"] for split in SPLITS for sample in ShardDataset(small_set.path, split)]
+    assert sorted(found) == sorted(small_set.samples)
+    assert len(ShardDataset(small_set.path, None).table(["key"])) == len(small_set.samples)
+
+
+def test_datasets_are_joined(small_set):
+    parts = [ShardDataset(small_set.path, split, where=where) for split, where in (("test", None), ("train", "has_curves"))]
+    joined = ShardDataset.joined([*parts, ShardDataset.joined(parts)])
+    keys = [sample["key"] for part in parts for sample in part]
+    assert [sample["key"] for sample in joined] == joined.table(["key"])["key"].to_pylist() == keys * 2
+    rows = np.random.default_rng(0).permutation(len(joined))
+    assert joined.batch(rows)["key"] == [(keys * 2)[row] for row in rows]
+    assert joined.identity != parts[0].identity
+    with pytest.raises(BadInput, match="same members"):
+        ShardDataset.joined([parts[0], ShardDataset(small_set.path, members=["imager"])])
+
+
+def test_members_come_in_the_order_asked_for(small_set):
+    dataset = ShardDataset(small_set.path, members=["curves.flux", "imager.image"], columns=["imager_mag", "healpix"])
+    assert list(dataset[0]) == ["key", "curves.flux", "imager.image", "imager_mag", "healpix", "has_curves"]

@@ -18,7 +18,10 @@ Memory = Callable[[int], npt.NDArray[np.uint8]]
 class Buffers:
     """Blocks of memory. May be used by several threads."""
 
-    free: list[npt.NDArray[np.uint8]] = field(default_factory=list)
+    free: list[npt.NDArray[np.uint8]] = field(default_factory=list, repr=False)
+
+    def __reduce__(self) -> tuple[type[Buffers], tuple[()]]:
+        return Buffers, ()
 
     def take(self, nbytes: int) -> npt.NDArray[np.uint8]:
         """Bytes with any content, shape (nbytes,). They come back by themselves when the last view of them is gone."""

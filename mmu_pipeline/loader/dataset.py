@@ -74,7 +74,7 @@ class ShardDataset:
         layout, shards = layout_of(manifest), shards_of(manifest, split)
         self.wanted: Layout = chosen(layout, members, columns)
         """What is given of each sample."""
-        self.places: Places = find_places(folder, shards, where, check)
+        self.places: Places = find_places(folder, shards, where, check, manifest.get("repeats", 0) > 0)
         source: LocalShards | RemoteShards = LocalShards(folder.path(""), shards)
         if not folder.is_local:
             source = RemoteShards(folder, shards, str(cache or cache_folder()), cache_bytes)

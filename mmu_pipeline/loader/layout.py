@@ -32,11 +32,11 @@ class Member:
     shape: tuple[int | str, ...]
     """A name stands for a first dimension that varies by sample."""
 
-    @property
+    @cached_property
     def is_ragged(self) -> bool:
         return any(isinstance(size, str) for size in self.shape)
 
-    @property
+    @cached_property
     def row_shape(self) -> tuple[int, ...]:
         """Its shape, without the dimension that varies."""
         return tuple(int(size) for size in (self.shape[1:] if self.is_ragged else self.shape))

@@ -78,13 +78,14 @@ def shards_of(manifest: Mapping[str, Any], split: str | None) -> tuple[Shard, ..
     return tuple(Shard(shard["name"], shard["nbytes"], shard["digest"], shard["samples"]) for shard in listed)
 
 
-def find_places(folder: Root, shards: Sequence[Shard], where: str | None, digests: bool) -> Places:
-    """The samples of these shards that pass a condition on columns of the index.
+def find_places(folder: Root, shards: Sequence[Shard], where: str | None, digests: bool, repeats: bool = False) -> Places:
+    """The samples of these shards that pass a condition on columns of the index, each once.
 
-    All of them are found by the small index beside each shard; with a condition, or with digests, the set's index is
-    read. Raises BadInput for a condition that it does not understand, BrokenArtefact if an index is not that of the set.
+    All of them are found by the small index beside each shard; the set's index is read for a condition, for digests, or
+    if there are `repeats`, samples that fill a shard to a round number. Raises BadInput for a condition that it does not
+    understand, BrokenArtefact if an index is not that of the set.
     """
-    if where is None and not digests:
+    if where is None and not digests and not repeats:
         places = _from_side_files(folder, shards)
         if places is not None:
             return places
@@ -98,7 +99,7 @@ def find_places(folder: Root, shards: Sequence[Shard], where: str | None, digest
 
 
 def index_rows(folder: Root, shards: Sequence[Shard], where: str | None, columns: Sequence[str]) -> pa.Table:
-    """Columns of the index for the samples of these shards that pass a condition, in the order of the shards.
+    """Columns of the index for the samples of these shards that pass a condition, each once, in the order of the shards.
 
     `shard` (int32, its number) and `offset` are always among them.
     """
@@ -108,11 +109,14 @@ def index_rows(folder: Root, shards: Sequence[Shard], where: str | None, columns
     if unknown := [name for name in columns if name not in schema.names]:
         raise BadInput(f"the index has no column {unknown[0]!r}", hint=f"it has: {', '.join(schema.names)}")
     wanted = list(dict.fromkeys(["shard", "offset", *columns]))
+    passes = pc.scalar(True) if where is None else parse_where(where, schema.names)
+    if "repeat" in schema.names:
+        passes = passes & ~pc.field("repeat")
     try:
         table = pq.read_table(
             path,
             columns=wanted,
-            filters=None if where is None else parse_where(where, schema.names),
+            filters=passes,
             filesystem=folder.fs,
             read_dictionary=["shard"],
             partitioning=None,

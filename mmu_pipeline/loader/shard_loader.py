@@ -6,7 +6,6 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -61,6 +60,7 @@ class ShardLoader:
         self.ragged, self.output, self.transform = ragged, output, transform
         self.threads, self.ahead = threads, ahead
         self.faults = Faults(most_faults)
+        self._buffers = Buffers()
         self._identity = {"order": repr(self.order), "data": dataset.identity}
         self._start, self._progress = Progress(), Progress()
         self._deal(self._start)  # says what is wrong now, not at the first batch
@@ -94,11 +94,7 @@ class ShardLoader:
 
         In a worker of PyTorch's DataLoader (see `torch_data.Batches`) every so-many-th of them.
         """
-        if self.output == "torch":
-            from mmu_pipeline.loader.tensors import tensor_memory
-
-            return self._pass(partial(self._batch, memory=tensor_memory()))
-        return self._pass(partial(self._batch, memory=Buffers().take))
+        return self._pass(self._batch)
 
     def samples(self) -> Iterator[dict[str, Any]]:
         """The same pass sample by sample, as webdataset gives them decoded: a source for `wds.DataPipeline(loader.samples, ...)`.
@@ -141,14 +137,17 @@ class ShardLoader:
             parts = np.split(rows, np.cumsum([len(part) for part in positions])[:-1])
             yield from zip(chosen, positions, parts, strict=True)
 
-    def _batch(self, positions: Int, rows: Int, memory: Memory) -> Any:
+    def _batch(self, positions: Int, rows: Int) -> Any:
+        memory: Memory = self._buffers.take
+        if self.output == "torch":
+            from mmu_pipeline.loader.tensors import tensor_memory, to_torch
+
+            memory = tensor_memory(self._buffers)
         batch = self.dataset.batch(rows, ragged=self.ragged, memory=memory, faults=self.faults)
         if self.last == "pad":
             read = np.isin(rows, batch["row"]) if len(batch["row"]) < len(rows) else slice(None)
             batch["padding"] = (positions >= self.order.samples)[read]
         if self.output == "torch":
-            from mmu_pipeline.loader.tensors import to_torch
-
             batch = to_torch(batch)
         return batch if self.transform is None else self.transform(batch)
 

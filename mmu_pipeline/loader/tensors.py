@@ -13,13 +13,13 @@ from mmu_pipeline.loader.batches import Batch
 from mmu_pipeline.loader.buffers import Buffers, Memory
 
 
-def tensor_memory() -> Memory:
-    """Memory for batches that become tensors.
+def tensor_memory(buffers: Buffers) -> Memory:
+    """Memory for batches that become tensors: of these buffers, but with CUDA it is pinned.
 
-    With CUDA it is pinned, and torch's own allocator keeps it for the next batch: unlike `Buffers`, it waits for copies
-    to the device that are still under way when a batch is dropped.
+    Torch's own allocator keeps pinned memory for the next batch. Unlike `Buffers`, it waits for copies to the device that
+    are still under way when a batch is dropped.
     """
-    return _pinned if torch.cuda.is_available() else Buffers().take
+    return _pinned if torch.cuda.is_available() else buffers.take
 
 
 def _pinned(nbytes: int) -> npt.NDArray[np.uint8]:
