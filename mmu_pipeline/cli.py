@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -178,6 +180,53 @@ def verify(shards: Shards, as_json: AsJson = False, debug: Debug = False) -> Non
 
 
 @app.command()
+def reshard(
+    shards: Annotated[list[str], typer.Argument(metavar="SHARDS...", help="Folders or URLs of shard sets: several become one.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder or URL where the new version goes.")],
+    where: Annotated[str | None, typer.Option(help='Only samples of which it is true: "i_mag < 21 and has_sdss".')] = None,
+    cone: Annotated[str | None, typer.Option(metavar="RA,DEC,RADIUS", help="Only samples in a cone, in degrees.")] = None,
+    moc: Annotated[str | None, typer.Option(help="Only samples in a multi-order coverage map, FITS or JSON.")] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="train=0.9,validation=0.05,test=0.05,order=3,seed=1,guard_arcsec=30", help="Split anew.")
+    ] = None,
+    members: Annotated[str | None, typer.Option(metavar="NAME,NAME", help="Arrays to keep, by name or by survey.")] = None,
+    target_bytes: Annotated[str | None, typer.Option(metavar="SIZE", help="Size of a shard: 512MiB.")] = None,
+    samples_per_shard: Annotated[int | None, typer.Option(help="Most samples of a shard.")] = None,
+    multiple_of: Annotated[int | None, typer.Option(help="Fill every shard to a multiple, with flagged repeats.")] = None,
+    world_size: Annotated[int | None, typer.Option(help="Number of shards that a split has a multiple of.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the order of samples.")] = None,
+    balance: Annotated[str | None, typer.Option(metavar="COLUMN", help="Every shard gets its share of each value.")] = None,
+    limit_per_class: Annotated[str | None, typer.Option(metavar="COLUMN=N", help="At most N samples of each value.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the new set.")] = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="Copy on a cluster: local:4, tcp://host:port. Else in this process.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Make other shards of the same samples, or of some: another size, split, sky, order. Array bytes are copied as they are."""
+    from mmu_pipeline import options
+    from mmu_pipeline.progress import Tally, shown
+    from mmu_pipeline.stages import reshard as stage
+
+    texts = {
+        "where": where, "cone": cone, "moc": None if moc is None else _place(moc), "split": split, "members": members,
+        "target_bytes": target_bytes, "samples_per_shard": samples_per_shard, "multiple_of": multiple_of,
+        "world_size": world_size, "seed": seed, "balance": balance, "limit_per_class": limit_per_class, "name": name,
+    }  # fmt: skip
+    rule, places = options.rule_of(texts), [_place(place) for place in shards]
+    start = time.monotonic()
+    if cluster is None:
+        with shown(quiet) as show:
+            found = stage.reshard(places, _place(out), rule, lambda done, of: show(Tally("reshard", of, done)))
+    else:
+        stage.prepare_reshard(places, _place(out), rule)  # what is wrong with it is said before the orchestration starts
+        found = _flow(debug, "reshard")(places, _place(out), rule, cluster=cluster, quiet=quiet)
+    _give(as_json, asdict(found), tables.published_lines(found, time.monotonic() - start))
+
+
+@app.command()
 def show(
     shards: Shards,
     key: Annotated[str | None, typer.Argument(metavar="KEY", help="Key of a sample, or id of its primary object.")] = None,
@@ -237,15 +286,13 @@ def _prepared(asked: dict[str, Any]) -> Build:
     return prepare(**asked | {"survey_dirs": [Path(folder) for folder in asked["survey_dirs"]]})
 
 
-def _flow(debug: bool) -> Any:
-    """The flow that builds, its log silent unless it is asked for."""
+def _flow(debug: bool, name: str = "build") -> Any:
+    """The flow of a name, its log silent unless it is asked for."""
     if not debug:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     else:
         os.environ |= {"PREFECT_LOGGING_LEVEL": "INFO", "PREFECT_SERVER_LOGGING_LEVEL": "WARNING"}
-    from flows.build import build
-
-    return build
+    return getattr(import_module(f"flows.{name}"), name)
 
 
 def _source(item: str) -> tuple[str, str]:

@@ -1,0 +1,77 @@
+"""Sets of shards and a rule -> a new set, its shards copied on a Dask cluster; parameters as the options of `mmu reshard`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from dataclasses import replace as with_changes
+from typing import Any
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.utilities.annotations import quote
+
+from mmu_pipeline.cluster import ClusterLost, Patience, open_client, run_units
+from mmu_pipeline.progress import Tally, shown
+from mmu_pipeline.shards.reshape import ReshardRule
+from mmu_pipeline.stages.publish import Published
+from mmu_pipeline.stages.reshard import Reshard, prepare_reshard, publish_reshard, run_unit, units
+
+
+@dataclass(frozen=True)
+class ReshardResult:
+    """What was made, small enough to print."""
+
+    version: str
+    url: str
+    samples: int
+    reused: bool
+    """Whether this version was there already."""
+    set_aside: tuple[dict[str, str], ...]
+    """Always none: a set is published whole or not at all."""
+    shards: Tally
+    seconds: float
+
+
+@task(name="copy shards", retries=2, retry_delay_seconds=10, cache_policy=NO_CACHE, persist_result=False,
+      retry_condition_fn=lambda task, run, state: isinstance(state.result(raise_on_failure=False), ClusterLost))  # fmt: skip
+def copy_shards(work: Any) -> Tally:
+    """Plan the shards and copy them on Dask. What was planned or copied before is not done again."""
+    job, cluster, patience, quiet = work
+    start = time.monotonic()
+    todo = units(job)
+    tally = Tally("reshard", len(todo))
+    if not todo:
+        return tally
+    with shown(quiet) as show, open_client(cluster) as client:
+        show(tally)
+        for outcome in run_units(client, run_unit, job, todo, patience=patience):  # type: ignore[arg-type]
+            tally = tally.plus(outcome)
+            show(tally)
+    return with_changes(tally, seconds=round(time.monotonic() - start, 3))
+
+
+@task(name="verify and publish", cache_policy=NO_CACHE, persist_result=False)
+def verify_and_publish(job: Any) -> Published:
+    """Check the new version from the outside and make it visible. Raises BrokenArtefact."""
+    return publish_reshard(job)
+
+
+@flow(name="reshard", flow_run_name="reshard to {out}", persist_result=False)
+def reshard(
+    inputs: list[str],
+    out: str,
+    rule: ReshardRule = ReshardRule(),  # noqa: B008  frozen
+    cluster: str = "local",
+    patience_s: float = 3600.0,
+    quiet: bool = False,
+) -> ReshardResult:
+    """Make a new version in the folder `out` from the sets at some URLs. A new run goes on where one was broken off.
+
+    Raises BadInput for what the user must correct, BrokenArtefact if an input or the new set is not as its index says.
+    """
+    start = time.monotonic()
+    job: Reshard = prepare_reshard(inputs, out, rule)
+    tally = copy_shards(quote((job, cluster, Patience(without_outcome=patience_s), quiet)))
+    published = verify_and_publish(quote(job))
+    return ReshardResult(**asdict(published), shards=tally, seconds=round(time.monotonic() - start, 2))
