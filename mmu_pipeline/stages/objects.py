@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from threading import Lock
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from cachetools import LRUCache, cached
 
 from mmu_pipeline.astrometry import widest_motion
 from mmu_pipeline.hats import Partition
-from mmu_pipeline.sky import CELL_ORDER, Cell, in_ranges, pixels_at
+from mmu_pipeline.sky import CELL_ORDER, Cell, pixels_at
 from mmu_pipeline.stages.build import Build, Unit
 from mmu_pipeline.stages.scan import SKIPPED_SCHEMA, counts_of, object_schema, table_digest
-from mmu_pipeline.storage import Receipt, object_folder, partition_path
+from mmu_pipeline.storage import Receipt, Root, object_folder, partition_path
 
 DUPLICATE = "duplicate object_id"
+CACHED_ROWS = 1 << 20
+"""Partitions up to this size are read whole and kept; of larger ones the rows that are asked for are read."""
+CACHED_BYTES = 128 * 1024**2
 ORDER = [(name, "ascending") for name in ("_healpix_29", "object_id", "source_file", "source_row")]
 
 
@@ -65,14 +70,26 @@ def _without_duplicates(table: pa.Table) -> tuple[pa.Table, pa.Table]:
 def read_objects(
     build: Build, survey: str, partitions: Sequence[Partition], ranges: Sequence[tuple[int, int]], columns: Sequence[str]
 ) -> pa.Table:
-    """Rows of an object table within sorted `_healpix_29` ranges, in that order: `_healpix_29`, then `columns`."""
-    wanted = list(dict.fromkeys(["_healpix_29", *columns]))
+    """Rows of an object table within sorted, disjoint `_healpix_29` ranges, in that order: `_healpix_29`, then `columns`."""
+    wanted = tuple(dict.fromkeys(["_healpix_29", *columns]))
     schema = object_schema(build.surveys[survey])
-    tables = [pa.schema([schema.field(name) for name in wanted]).empty_table()]
-    low, high = ranges[0][0], ranges[-1][1]
+    found = [pa.schema([schema.field(name) for name in wanted]).empty_table()]
     for partition in sorted(partitions, key=lambda item: item.cell.range):
-        start, stop = max(low, partition.cell.range[0]), min(high, partition.cell.range[1])
+        start, stop = max(ranges[0][0], partition.cell.range[0]), min(ranges[-1][1], partition.cell.range[1])
         if start < stop:
-            table = build.root.read_table(partition.path, wanted, [("_healpix_29", ">=", start), ("_healpix_29", "<", stop)])
-            tables.append(table.filter(pa.array(in_ranges(table["_healpix_29"].to_numpy(), ranges))))
-    return pa.concat_tables(tables)
+            whole = partition.rows <= CACHED_ROWS
+            table = _partition(build.root, partition, wanted) if whole else _part(build.root, partition, wanted, start, stop)
+            bounds = np.searchsorted(table["_healpix_29"].to_numpy(), np.array(ranges))
+            found += [table.slice(first, last - first) for first, last in bounds if last > first]
+    return pa.concat_tables(found)
+
+
+@cached(LRUCache(CACHED_BYTES, getsizeof=lambda table: table.nbytes), lock=Lock())
+def _partition(root: Root, partition: Partition, columns: tuple[str, ...]) -> pa.Table:
+    """Some columns of a small partition; kept a while, since its neighbours in the sky will want its margin."""
+    return root.read_table(partition.path, list(columns)).combine_chunks()
+
+
+def _part(root: Root, partition: Partition, columns: tuple[str, ...], start: int, stop: int) -> pa.Table:
+    """The rows of a large partition from one `_healpix_29` to before another."""
+    return root.read_table(partition.path, list(columns), [("_healpix_29", ">=", start), ("_healpix_29", "<", stop)])
