@@ -176,6 +176,22 @@ class Field(BaseModel):
         """Whether one form of the survey has this field."""
         return bool(self.source_names(form)) or form in self.constant
 
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """What it declares beside dtype, shape, unit and description, each in a few words."""
+        words = {
+            "bands": ", ".join(self.bands),
+            "zero point": "" if self.zero_point is None else f"{self.zero_point:g} mag",
+            "pixel scale": "" if self.pixel_scale_arcsec is None else f"{self.pixel_scale_arcsec:g} arcsec",
+            "wavelength in": self.medium or "",
+            "time": self.time_system or "",
+            "True is": "good" if self.true_means else "",
+            "inverse variance in": self.ivar or "",
+            "mask in": self.mask or "",
+            "error of": self.error_of or "",
+        }
+        return tuple(f"{name} {value}" for name, value in words.items() if value)
+
     def absent(self) -> Array:
         """The array that stands for a counterpart that is not there: zeros, of length 0 where the length varies."""
         return np.zeros([0 if isinstance(size, str) else size for size in self.shape], self.numpy_dtype)

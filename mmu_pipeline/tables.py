@@ -54,13 +54,26 @@ def survey_page(survey: Survey) -> Group:
     fields = table(
         ("field", "kind", "dtype", "shape", "unit", "description"),
         (
-            (f.name, "member" if f.is_member else "column", f.dtype, " x ".join(map(str, f.shape)), f.unit, f.description)
+            (
+                f.name,
+                "member" if f.is_member else "column",
+                f.dtype,
+                " x ".join(map(str, f.shape)),
+                f.unit,
+                "; ".join(part for part in (f.description, *f.facts) if part),
+            )
             for f in survey.fields
         ),
     )
     forms = table(("form", "reader", "url"), ((name, f.reader, f.url or "say --source") for name, f in survey.forms.items()))
     faults = [f"[yellow]fault[/]    {name}: {escape(fault)}" for name, form in survey.forms.items() for fault in form.faults]
     rows = f"{counted(survey.expected_rows)} rows" if survey.expected_rows else "rows unknown"
+    epoch = survey.epoch if isinstance(survey.epoch, str) else f"J{survey.epoch:g}" if survey.epoch else ""
+    precision = [
+        f"[dim]place[/]    {name}: positions are {form.position_precision_arcsec:g} arcsec coarse"
+        for name, form in survey.forms.items()
+        if form.position_precision_arcsec
+    ]
     return Group(
         f"[bold]{escape(survey.title)}[/]  {survey.modality}, {escape(survey.release)}, {rows}",
         escape(survey.summary),
@@ -70,6 +83,8 @@ def survey_page(survey: Survey) -> Group:
         fields,
         "",
         *faults,
+        *([f"[dim]epoch[/]    positions are of {epoch}"] if epoch else []),
+        *precision,
         f"[dim]licence[/]  {escape(survey.licence)}",
         f"[dim]cite[/]     {escape(survey.citation)}",
         f"[dim]see[/]      {escape(survey.homepage)}" if survey.homepage else "",

@@ -31,7 +31,7 @@ def one(survey: Survey, form: str, path: Path) -> tuple[dict[str, Any], dict[str
 
 def agree(values: Any, ivar: Any, mask: Any, flux: Any, weight: Any, bad: Any) -> None:
     """Flux, inverse variance and mask against those of the source, where `bad` says what the source means by bad."""
-    good = ~np.asarray(bad, bool) & np.isfinite(flux) & np.isfinite(weight)
+    good = ~np.asarray(bad, bool) & np.isfinite(flux) & np.isfinite(weight) & (np.asarray(weight) > 0)
     np.testing.assert_array_equal(values, np.where(np.isfinite(flux), flux, 0).astype("f4"))
     np.testing.assert_allclose(ivar, np.where(good, weight, 0), rtol=1e-6)
     if mask is not None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from string import Formatter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ LARGEST_IVAR = 1e37
 """From here on an inverse variance is that of a variance of 0 (1/0 clipped to the largest float32, 3.4e38)."""
 ROW_NUMBER = "#"
 """As the source name of an id: the number of the row in its file."""
+BLANKS = " \t\r\n\0"
 REPR_OF_BYTES = re.compile(r"""b(['"])(.*)\1""", re.DOTALL)
 
 
@@ -38,10 +39,20 @@ def blaming(path: Path) -> Iterator[None]:
 def as_text(values: Array) -> list[str]:
     """Any array, flattened, as text without blanks or zero bytes at its ends; whole floats without a point, NaN empty."""
     flat = values.reshape(-1)
+    if flat.dtype.kind == "S":
+        return cast(list[str], pc.utf8_trim(_utf8(flat), characters=BLANKS).to_pylist())
     if flat.dtype.kind == "f":
         return ["" if value != value else str(int(value)) if value.is_integer() else str(value) for value in flat.tolist()]
     texts = (value.decode() if isinstance(value, bytes) else "" if value is None else str(value) for value in flat.tolist())
-    return [text.strip(" \t\r\n\0") for text in texts]
+    return [text.strip(BLANKS) for text in texts]
+
+
+def _utf8(values: Array) -> pa.Array:
+    """Text of fixed length as Arrow strings; UnicodeDecodeError where it is not UTF-8."""
+    try:
+        return pc.cast(pa.array(values, pa.binary()), pa.string())
+    except pa.ArrowInvalid:
+        return pa.array([value.decode() for value in values.tolist()], pa.string())
 
 
 def id_sources(form: Form) -> tuple[str, ...]:
@@ -167,6 +178,8 @@ def _cast(field: Field, numbers: Array) -> Array:
     """Finite numbers in the declared dtype, native byte order. Raises BrokenSource where a value does not fit it."""
     target = field.numpy_dtype
     if target.kind == "b":
+        if numbers.dtype.kind == "b":
+            return numbers
         fits = np.isin(numbers, (0, 1))
     elif target.kind in "iu":
         wide: npt.NDArray[Any] = numbers
@@ -238,7 +251,8 @@ def reconcile(survey: Survey, arrays: Mapping[str, Array]) -> dict[str, Array]:
     """Make values, inverse variances and masks agree; arrays of shape (n, *field.shape) in declared dtypes.
 
     A value that is not finite becomes 0; there, and where its inverse variance is not finite, negative or that of a
-    variance of 0, the mask is False; wherever a mask is False the inverse variance is 0.
+    variance of 0, the mask is False; so it is where the inverse variance is 0, unless one mask serves several bands. Wherever a
+    mask is False the inverse variance is 0.
     """
     result: dict[str, npt.NDArray[Any]] = dict(arrays)
     for field in survey.members:
@@ -252,10 +266,12 @@ def reconcile(survey: Survey, arrays: Mapping[str, Array]) -> dict[str, Array]:
         if ivar is not None:
             bad |= ~((ivar >= 0) & (ivar < LARGEST_IVAR))
         mask = result.get(field.mask or "")
+        if ivar is not None and mask is not None and mask.shape == ivar.shape:
+            bad |= ivar == 0
         if mask is not None:
             over = tuple(range(1, 1 + bad.ndim - mask.ndim))
             result[field.mask or ""] = mask = np.asarray(mask & ~bad.any(axis=over))
             bad |= ~np.expand_dims(mask, over)
-        if ivar is not None:
+        if ivar is not None and bad.any():
             result[field.ivar or ""] = np.where(bad, np.zeros((), ivar.dtype), ivar)
     return result
