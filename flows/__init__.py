@@ -20,6 +20,8 @@ EMBEDDED_DEFAULTS = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
     "PREFECT_LOGGING_LEVEL": "WARNING",
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    # Ctrl-C ends the server too: without this the flow tries for a minute to tell it that it was interrupted.
+    "PREFECT_CLIENT_MAX_RETRIES": "1",
 }
 """Where no server is named: one of our own on loopback for the time of the flow, with its records in a folder of its own."""
 

@@ -116,7 +116,8 @@ def run_stage(
     tally, outcomes = Tally(stage, len(units)), reusable(build, units)
     for outcome in outcomes.values():
         tally = tally.plus(outcome)
-    show(tally)
+    if units:
+        show(tally)
     groups = neighbours([unit for unit in units if unit.name not in outcomes])
     report = _progress_artifact(tally, build) if groups else lambda tally: None
     arrived: SimpleQueue[Any] = SimpleQueue()

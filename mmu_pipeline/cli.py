@@ -288,11 +288,14 @@ def _prepared(asked: dict[str, Any]) -> Build:
 
 def _flow(debug: bool, name: str = "build") -> Any:
     """The flow of a name, its log silent unless it is asked for."""
-    if not debug:
-        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    else:
+    if debug:
         os.environ |= {"PREFECT_LOGGING_LEVEL": "INFO", "PREFECT_SERVER_LOGGING_LEVEL": "WARNING"}
-    return getattr(import_module(f"flows.{name}"), name)
+    else:
+        os.environ |= {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL"}
+    from flows.stoppable import stoppable
+
+    flow = getattr(import_module(f"flows.{name}"), name)
+    return stoppable(flow, lambda: _complain("stopped", {}, "run the same command again: what is finished is kept"))
 
 
 def _source(item: str) -> tuple[str, str]:

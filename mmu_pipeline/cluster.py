@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from queue import Empty, SimpleQueue
-from threading import Lock
+from threading import Lock, current_thread, main_thread
 from typing import Any
 from uuid import uuid4
 
@@ -84,7 +85,23 @@ def _local_cluster(processes: int) -> SpecCluster:
         place |= {"protocol": "inproc://"}
         worker = {"cls": Worker, "options": {**place, "nthreads": CPU_COUNT, "memory_limit": 0}}
     scheduler = {"cls": Scheduler, "options": place}
-    return SpecCluster(workers=dict.fromkeys(range(processes or 1), worker), scheduler=scheduler, silence_logs=logging.CRITICAL)
+    with _leaving_interrupts_to_us():
+        return SpecCluster(
+            workers=dict.fromkeys(range(processes or 1), worker), scheduler=scheduler, silence_logs=logging.CRITICAL
+        )
+
+
+@contextmanager
+def _leaving_interrupts_to_us() -> Iterator[None]:
+    """Processes that start within the block ignore Ctrl-C: this one hears it too, and ends them in order."""
+    if current_thread() is not main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _connect(place: str | SpecCluster) -> Client:
@@ -115,7 +132,9 @@ def _check_versions(client: Client) -> None:
 
 
 def threads(client: Client) -> int:
-    """Worker threads at this moment. Raises ClusterLost if the scheduler does not answer."""
+    """Worker threads at this moment. Raises ClusterLost if the client was closed or the scheduler does not answer."""
+    if client.status not in ("running", "connecting"):
+        raise ClusterLost("the client is closed", status=client.status, hint="run again: it resumes")
     try:
         return sum(client.nthreads().values())
     except (OSError, TimeoutError) as error:

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +136,10 @@ def test_killed_in_two_stages_and_run_again_gives_the_bytes_of_an_undisturbed_ru
     sky: Path, tmp_path: Path, undisturbed: tuple[BuildResult, Path]
 ) -> None:
     for stage in ("scan", "samples"):
-        died = build_until(sky, tmp_path, stage)
-        assert died == -signal.SIGKILL, f"the run ended before it was killed in {stage}"
+        with build_until(sky, tmp_path, stage) as (process, family):
+            for member in (process, *family):
+                member.send_signal(signal.SIGKILL)
+            assert process.wait() == -signal.SIGKILL, f"the run ended before it was killed in {stage}"
         assert not (tmp_path / "shards" / "pair" / "LATEST").exists()
     result = build(**asked(sky, tmp_path), cluster="local:2")
     scans = next(tally for tally in result.stages if tally.stage == "scan")
@@ -144,21 +148,30 @@ def test_killed_in_two_stages_and_run_again_gives_the_bytes_of_an_undisturbed_ru
     assert not list(tmp_path.rglob("*.partial"))
 
 
-def build_until(sky: Path, root: Path, stage: str) -> int:
-    """Run `mmu build` on two worker processes, kill them all as soon as a unit of a stage is done. Gives the exit status."""
+def test_ctrl_c_ends_the_command_and_all_that_it_started(sky: Path, tmp_path: Path) -> None:
+    with build_until(sky, tmp_path, "objects") as (process, family):
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=60) == 128 + signal.SIGINT
+        assert psutil.wait_procs(family, timeout=10)[1] == []
+
+
+@contextmanager
+def build_until(sky: Path, root: Path, stage: str) -> Iterator[tuple[subprocess.Popen[bytes], list[psutil.Process]]]:
+    """`mmu build` on two worker processes, with a unit of a stage done: its process, and all that it started."""
     command = [sys.executable, "-c", "from mmu_pipeline.cli import main; main()", "build", str(sky / "pair.yaml")]
     command += ["--root", str(root), "--survey-dir", str(sky / "surveys"), "--cache", str(sky / "cache"), "--cluster", "local:2"]
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    receipts = root / "receipts" / stage
+    family: list[psutil.Process] = []
     try:
-        while process.poll() is None and not list(receipts.rglob("*.json")):
+        while process.poll() is None and not list((root / "receipts" / stage).rglob("*.json")):
             time.sleep(0.005)
+        family += psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        yield process, family
     finally:
-        family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         for member in (process, *family):
-            member.send_signal(signal.SIGKILL)
-        psutil.wait_procs(family, timeout=10)
-    return process.wait()
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
+        process.wait()
 
 
 def test_workers_do_not_load_prefect() -> None:
