@@ -36,7 +36,8 @@ PLACE = [
     pa.field("repeat", pa.bool_(), nullable=False),
 ]
 """Where a sample went. `repeat`: it stands in the set before, and fills a shard to a multiple of its count."""
-ROW_GROUP = 100_000
+ROW_GROUP = 20_000
+"""Rows that are read together: what a search of a small part of the sky costs."""
 DIGESTS = 2**128
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmu_pipeline.shards.index import INDEX_PATH
 from mmu_pipeline.shards.regions import Box, Cone, Region, read_moc
-from mmu_pipeline.sky import Bool, in_ranges
+from mmu_pipeline.sky import Int, in_ranges
 from mmu_pipeline.storage import Root
 
 PLACE_COLUMNS = ["_healpix_29", "ra", "dec"]
@@ -17,14 +19,16 @@ PLACE_COLUMNS = ["_healpix_29", "ra", "dec"]
 def search(root: Root, folder: str, region: Region, columns: list[str] | None = None) -> pa.Table:
     """The rows of a set's index that lie in a region, in sky order, with the columns asked for or all.
 
-    Of the file only the row groups are read whose pixels may belong to it.
+    Of the file only the row groups are read whose pixels may belong to it; its footer is kept for the next search.
     """
-    path = f"{folder}/{INDEX_PATH}" if folder else INDEX_PATH
-    with root.fs.open(root.path(path), "rb") as file:
-        index = pq.ParquetFile(file)
-        wanted = None if columns is None else list(dict.fromkeys([*columns, *PLACE_COLUMNS]))
-        groups = np.flatnonzero(_may_hold(index, region)).tolist()
-        table = index.read_row_groups(groups, columns=wanted) if groups else index.schema_arrow.empty_table()
+    path = root.path(f"{folder}/{INDEX_PATH}" if folder else INDEX_PATH)
+    metadata, least, greatest = _groups(root, path, str(root.fs.ukey(path)))
+    bounds = np.array(region.ranges, np.int64).reshape(-1, 2)
+    groups = np.flatnonzero(np.searchsorted(bounds[:, 1], least, "right") < np.searchsorted(bounds[:, 0], greatest, "right"))
+    with root.fs.open(path, "rb") as file:
+        index = pq.ParquetFile(file, metadata=metadata)
+        wanted = index.schema_arrow.names if columns is None else list(dict.fromkeys([*columns, *PLACE_COLUMNS]))
+        table = index.read_row_groups(groups.tolist(), columns=wanted)
     near = table.filter(pa.array(in_ranges(table["_healpix_29"].to_numpy(), region.ranges)))
     found = near.filter(pa.array(region.holds(*(near[name].to_numpy() for name in PLACE_COLUMNS))))
     return found if columns is None else found.select(columns)
@@ -45,10 +49,11 @@ def moc(root: Root, folder: str, url: str, columns: list[str] | None = None) -> 
     return search(root, folder, read_moc(url), columns)
 
 
-def _may_hold(index: pq.ParquetFile, region: Region) -> Bool:
-    """Whether each row group may have rows in a region, by the least and greatest pixel in it."""
-    column = index.schema_arrow.get_field_index("_healpix_29")
-    groups = [index.metadata.row_group(number).column(column).statistics for number in range(index.metadata.num_row_groups)]
-    bounds = np.array(region.ranges, np.int64).reshape(-1, 2)
-    least, greatest = (np.array([getattr(group, name) for group in groups], np.int64) for name in ("min", "max"))
-    return np.asarray(np.searchsorted(bounds[:, 1], least, "right") < np.searchsorted(bounds[:, 0], greatest, "right"))
+@lru_cache(maxsize=8)
+def _groups(root: Root, path: str, version: str) -> tuple[pq.FileMetaData, Int, Int]:
+    """The footer of an index, and the least and greatest pixel of each of its row groups. `version` tells files apart."""
+    with root.fs.open(path, "rb") as file:
+        metadata = pq.read_metadata(file)
+    column = metadata.schema.to_arrow_schema().get_field_index("_healpix_29")
+    found = [metadata.row_group(number).column(column).statistics for number in range(metadata.num_row_groups)]
+    return metadata, np.array([one.min for one in found], np.int64), np.array([one.max for one in found], np.int64)
