@@ -34,8 +34,8 @@ from rich.table import Table
 from mmu_pipeline.catalog import Survey, load_surveys
 from mmu_pipeline.readers import mmu_v1
 
-BATCH = 64
-"""Rows of one call, 74 MB of images: less than what the samples stage holds."""
+BATCH_BYTES = 74 * 1024**2
+"""Arrays of one call, 64 images: less than what the samples stage holds."""
 GOALS = {"loop over records": 10.0, "datasets read whole": 0.8}
 PEAK_MB = 500
 CHOSEN = 100
@@ -97,12 +97,13 @@ def chosen_rows(count: int) -> np.ndarray:
     return np.linspace(0, count - 1, CHOSEN).astype(np.int64)
 
 
-def read_ours(survey: Survey, path: Path, rows: np.ndarray | None, batch: int = BATCH) -> int:
+def read_ours(survey: Survey, path: Path, rows: np.ndarray | None) -> int:
     """The object table, then the arrays of some rows or all."""
     table = mmu_v1.read_objects(survey, "mmu_v1", path).table
     rows = np.arange(len(table)) if rows is None else rows
     ids = table["object_id"].take(pa.array(rows)).to_pylist()
     members = [field for field in survey.members if field.is_carried("mmu_v1")]
+    batch = max(1, BATCH_BYTES // max(1, sum(field.nominal_bytes for field in members)))
     for start in range(0, len(rows) if members else 0, batch):
         part = slice(start, start + batch)
         mmu_v1.read_arrays(survey, "mmu_v1", path, rows[part], ids[part], members)

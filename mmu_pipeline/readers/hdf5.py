@@ -47,8 +47,9 @@ def dataset(file: h5py.File, names: Sequence[str], column: str) -> h5py.Dataset:
     external storage, a filter that needs a plug-in, or elements that are neither numbers nor text.
     """
     with _blaming_hdf5("the list of datasets cannot be read"):
-        present = list(file)
-    name = _present(present, names)
+        name = next((name for name in names if name in file), None)
+        present = [] if name else list(file)
+    name = name or _in_any_case(present, names)
     if name is None:
         hint = f"the file has: {', '.join(present[:20])}"
         raise BrokenSource("a declared dataset is missing", column=column, expected=" or ".join(names), hint=hint)
@@ -76,10 +77,7 @@ def _is_plain(dtype: np.dtype[Any]) -> bool:
     return dtype.kind in "biufS" or h5py.check_string_dtype(dtype) is not None
 
 
-def _present(present: Sequence[str], names: Sequence[str]) -> str | None:
-    exact = next((name for name in names if name in present), None)
-    if exact is not None:
-        return exact
+def _in_any_case(present: Sequence[str], names: Sequence[str]) -> str | None:
     folded = {name.lower() for name in names}
     same = [name for name in present if name.lower() in folded]
     return same[0] if len(same) == 1 else None
