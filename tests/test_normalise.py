@@ -137,3 +137,64 @@ def test_bands_are_indices_into_the_declared_order() -> None:
     assert ragged.band_codes(declared, []).tolist() == []
     with pytest.raises(BrokenSource, match="unknown band"):
         ragged.band_codes(declared, ["u", "M"])
+
+
+def test_values_are_converted_by_scale_power_and_offset_where_a_form_says_so() -> None:
+    sigma = field("float64", shape=["n"], power={"v1": -2}, scale={"v1": 1e-34})
+    np.testing.assert_allclose(normalise.member(sigma, "v1", np.array([[2e-18, 1e-17, 0]], "f4")), [[25, 1, np.inf]], rtol=1e-6)
+    assert normalise.member(sigma, "other", np.array([[2.0]])).tolist() == [[2.0]]
+    upside_down = field("int64", scale={"v1": -1}, offset={"v1": 1})
+    assert normalise.column(upside_down, "v1", np.array([True, False])).to_pylist() == [0, 1]
+    assert normalise.column(upside_down, "v1", np.array([1.0, np.nan])).to_pylist() == [0, None]
+    assert normalise.column(upside_down, "other", np.array([4, 0])).to_pylist() == [4, 0]
+
+
+@given(st.integers(0, 8574), st.integers(1, 60))
+def test_rounded_logarithms_are_put_back_on_their_grid(first: int, count: int) -> None:
+    declared = field("float64", shape=["n"], log_grid={"v1": (4.179, 6e-6)})
+    exact = 4.179 + 6e-6 * (first + np.arange(count))
+    padded = np.append(10 ** exact.astype("f4").astype("f8"), -1)[np.newaxis]
+    found = normalise.member(declared, "v1", padded)[0]
+    np.testing.assert_allclose(found[:-1], 10**exact, rtol=1e-14)
+    assert found[-1] == -1
+    with pytest.raises(BrokenSource, match="not on the declared grid"):
+        normalise.member(declared, "v1", 10 ** (exact[np.newaxis] + 2.5e-6))
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.03, 0.08), st.integers(2, 300)), min_size=1, max_size=4),
+    st.integers(0, 5),
+    st.sampled_from([-1.0, 2.0]),
+)
+def test_pixel_shifts_are_undone_window_by_window(windows: list[tuple[float, int]], padding: int, shift: float) -> None:
+    pieces = [4000 + 600 * number + step * np.arange(count) for number, (step, count) in enumerate(windows)]
+    steps = np.concatenate([np.full(count, step) for step, count in windows])
+    true = np.concatenate(pieces)
+    source = np.append(true + shift * steps, np.full(padding, -1.0))[np.newaxis]
+    found = normalise.member(field("float64", shape=["n"], pixel_shift={"v1": shift}), "v1", source)[0]
+    np.testing.assert_allclose(found[: len(true)], true, rtol=1e-12)
+    assert (found[len(true) :] == -1).all()
+
+
+def test_a_pixel_of_no_weight_is_masked_unless_one_mask_serves_several_bands() -> None:
+    def survey(shape: list[int]) -> Survey:
+        fields = [
+            {"name": "flux", "dtype": "float32", "shape": [2, 2], "ivar": "ivar", "mask": "mask"},
+            {"name": "ivar", "dtype": "float32", "shape": [2, 2]},
+            {"name": "mask", "dtype": "bool", "shape": shape, "true_means": "good"},
+        ]
+        about = dict.fromkeys(("title", "release", "summary", "licence", "citation"), "t")
+        form = {"v1": {"reader": "mmu_v1", "files": ["*"]}}
+        return Survey.model_validate({"name": "s", "modality": "image", "forms": form, "fields": fields, **about})
+
+    flux, ivar = np.ones((1, 2, 2), "f4"), np.array([[[0, 1], [1, 1]]], "f4")
+    own = normalise.reconcile(survey([2, 2]), {"flux": flux, "ivar": ivar, "mask": np.ones((1, 2, 2), bool)})
+    assert own["mask"].tolist() == [[[False, True], [True, True]]]
+    shared = normalise.reconcile(survey([2]), {"flux": flux, "ivar": ivar, "mask": np.ones((1, 2), bool)})
+    assert shared["mask"].tolist() == [[True, True]]
+    assert shared["ivar"].tolist() == ivar.tolist()
+
+
+def test_what_a_form_writes_after_an_id_is_removed() -> None:
+    form = Form(reader="hats", files=("*",), id_suffix=".0")
+    assert normalise.object_ids(form, {"object_id": np.array(["411161765.0", "12"])}) == ["411161765", "12"]
