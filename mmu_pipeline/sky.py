@@ -19,6 +19,8 @@ CELL_ORDER = 4
 """Order of the unit of work: nside 16, 3072 cells of 13.4 square degrees."""
 INDEX_ORDER = 29
 """Order of `_healpix_29`: the deepest that fits 64 bits; 0.4 milliarcsecond pixels."""
+MARGIN_LEVELS = 6
+"""How much deeper than a cell the pixels may be of which its margin is made: 260 of them go around it."""
 RESOLUTION_ORDER_0_ARCSEC = float(np.degrees(np.sqrt(np.pi / 3)) * 3600)
 """Square root of the area of one order-0 pixel (Gorski et al. 2005, eq. 1: 4 pi / 12 steradians)."""
 
@@ -94,22 +96,26 @@ def _edge_pixels(cell: Cell, order: int) -> Int:
 
 
 @lru_cache(maxsize=4096)
-def margin_ranges(cell: Cell, radius_arcsec: float) -> tuple[tuple[int, int], ...]:
-    """`_healpix_29` ranges that hold every point within `radius_arcsec` of a cell: its margin, then merged with itself.
+def margin_ranges(cell: Cell, radius_arcsec: float) -> Int:
+    """`_healpix_29` ranges that hold every point within `radius_arcsec` of a cell: the cell itself and its margin.
 
-    Sorted, disjoint, half-open. They hold a little more than the radius asks for; matching applies the radius itself.
+    Shape (n, 2), sorted, disjoint, half-open, not to be written to. They hold a little more than the radius asks for, some
+    6 percent of the cell at least; matching applies the radius itself.
     """
-    if radius_arcsec <= 0:
-        return (cell.range,)
-    order = margin_order(radius_arcsec)
-    if order >= cell.order:
-        edge = _edge_pixels(cell, order)
-    else:
-        edge = np.array([cell.pixel >> (2 * (cell.order - order))], np.int64)
-    around = np.unique(hp.get_all_neighbours(1 << order, edge, nest=True))
-    pixels = np.union1d(around[around >= 0], edge)
-    shift = 2 * (INDEX_ORDER - order)
-    return merge_ranges([cell.range, *((int(p) << shift, (int(p) + 1) << shift) for p in pixels)])
+    order = margin_order(radius_arcsec, deepest=cell.order + MARGIN_LEVELS)
+    ranges = [np.array([cell.range])]
+    if radius_arcsec > 0:
+        edge = _edge_pixels(cell, order) if order >= cell.order else np.array([cell.pixel >> 2 * (cell.order - order)], np.int64)
+        pixels = np.union1d(hp.get_all_neighbours(1 << order, edge, nest=True), edge)
+        shift = 2 * (INDEX_ORDER - order)
+        ranges.append(np.stack([pixels, pixels + 1], axis=1)[pixels >= 0] << shift)
+    bounds = np.concatenate(ranges)
+    bounds = bounds[np.argsort(bounds[:, 0], kind="stable")]
+    reached = np.maximum.accumulate(bounds[:, 1])
+    first = np.flatnonzero(np.concatenate([[True], bounds[1:, 0] > reached[:-1]]))
+    merged = np.stack([bounds[first, 0], np.maximum.reduceat(bounds[:, 1], first)], axis=1)
+    merged.flags.writeable = False
+    return merged
 
 
 def merge_ranges(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
@@ -123,16 +129,20 @@ def merge_ranges(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ..
     return tuple(merged)
 
 
-def in_ranges(index: Int, ranges: Iterable[tuple[int, int]]) -> Bool:
-    """Whether each `_healpix_29` lies in one of some sorted, disjoint, half-open ranges."""
-    bounds = np.array(list(ranges), np.int64).reshape(-1)
+def in_ranges(index: Int, ranges: npt.ArrayLike) -> Bool:
+    """Whether each `_healpix_29` lies in one of some sorted, disjoint, half-open ranges, shape (n, 2)."""
+    bounds = np.asarray(ranges, np.int64).reshape(-1)
     return np.asarray(np.searchsorted(bounds, index, side="right") % 2 == 1)
 
 
-def cells_touching(ranges: Iterable[tuple[int, int]], order: int) -> list[Cell]:
-    """Cells at `order` that overlap `_healpix_29` ranges, in NESTED order."""
+def cells_touching(ranges: npt.ArrayLike, order: int) -> list[Cell]:
+    """Cells at `order` that overlap `_healpix_29` ranges, shape (n, 2), in NESTED order."""
     shift = 2 * (INDEX_ORDER - order)
-    pixels = {pixel for start, stop in ranges for pixel in range(start >> shift, ((stop - 1) >> shift) + 1)}
+    pixels = {
+        pixel
+        for start, stop in np.asarray(ranges, np.int64).reshape(-1, 2).tolist()
+        for pixel in range(start >> shift, ((stop - 1) >> shift) + 1)
+    }
     return [Cell(order, pixel) for pixel in sorted(pixels)]
 
 

@@ -36,7 +36,7 @@ def test_every_point_within_the_radius_of_a_cell_is_in_its_margin(pixel: int, ra
 def test_margins_do_not_reach_much_further_than_they_must(pixel: int) -> None:
     ranges = margin_ranges(Cell(4, pixel), 1.0)
     extra = sum(stop - start for start, stop in ranges) / (Cell(4, pixel).range[1] - Cell(4, pixel).range[0])
-    assert 1.0 < extra < 1.05
+    assert 1.0 < extra < 1.08
 
 
 def test_published_row_of_sdss_lies_in_its_nested_cell() -> None:

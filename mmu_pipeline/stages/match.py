@@ -83,10 +83,10 @@ def run(unit: Unit, build: Build) -> Receipt:
     primary = skies[recipe.primary.survey]
     rivals = max((rival_reach(counterpart, primary) for counterpart in recipe.counterparts), default=0.0)
     around = _rows(build, primary, margin_ranges(cell, rivals), recipe.primary.where)
-    total = int(in_ranges(around["_healpix_29"].to_numpy(), (cell.range,)).sum())
+    total = int(in_ranges(around["_healpix_29"].to_numpy(), cell.range).sum())
     around = select(around, recipe.primary.where)
     index = around["_healpix_29"].to_numpy()
-    known = in_ranges(index, (cell.range,))
+    known = in_ranges(index, cell.range)
     lost = {f"does not pass where: {recipe.primary.where}": total - int(known.sum())}
     for counterpart in recipe.counterparts:
         for reason, blind in _blind(recipe, counterpart, skies, index).items():
@@ -127,9 +127,7 @@ def run(unit: Unit, build: Build) -> Receipt:
     )  # fmt: skip
 
 
-def _rows(
-    build: Build, sky: Sky, ranges: tuple[tuple[int, int], ...], where: str | None, counterpart: Counterpart | None = None
-) -> pa.Table:
+def _rows(build: Build, sky: Sky, ranges: Int, where: str | None, counterpart: Counterpart | None = None) -> pa.Table:
     """Positions and pointers of a survey's rows within ranges, with the columns that moving, cutting and picking them read."""
     read = {*columns_of(where), *motion_columns(build.surveys[sky.survey])}
     read |= {counterpart.best[0]} if counterpart and counterpart.best else set()

@@ -12,7 +12,7 @@ from cachetools import LRUCache, cached
 
 from mmu_pipeline.astrometry import widest_motion
 from mmu_pipeline.hats import Partition
-from mmu_pipeline.sky import CELL_ORDER, Cell, pixels_at
+from mmu_pipeline.sky import CELL_ORDER, Cell, Int, pixels_at
 from mmu_pipeline.stages.build import Build, Unit
 from mmu_pipeline.stages.scan import SKIPPED_SCHEMA, counts_of, object_schema, table_digest
 from mmu_pipeline.storage import Receipt, Root, object_folder, partition_path
@@ -67,20 +67,18 @@ def _without_duplicates(table: pa.Table) -> tuple[pa.Table, pa.Table]:
     return table.filter(pa.array(first)), skips.cast(SKIPPED_SCHEMA)
 
 
-def read_objects(
-    build: Build, survey: str, partitions: Sequence[Partition], ranges: Sequence[tuple[int, int]], columns: Sequence[str]
-) -> pa.Table:
-    """Rows of an object table within sorted, disjoint `_healpix_29` ranges, in that order: `_healpix_29`, then `columns`."""
+def read_objects(build: Build, survey: str, partitions: Sequence[Partition], ranges: Int, columns: Sequence[str]) -> pa.Table:
+    """Rows of an object table within sorted, disjoint `_healpix_29` ranges, shape (n, 2): `_healpix_29`, then `columns`."""
     wanted = tuple(dict.fromkeys(["_healpix_29", *columns]))
     schema = object_schema(build.surveys[survey])
     found = [pa.schema([schema.field(name) for name in wanted]).empty_table()]
     for partition in sorted(partitions, key=lambda item: item.cell.range):
-        start, stop = max(ranges[0][0], partition.cell.range[0]), min(ranges[-1][1], partition.cell.range[1])
+        start, stop = max(int(ranges[0, 0]), partition.cell.range[0]), min(int(ranges[-1, 1]), partition.cell.range[1])
         if start < stop:
             whole = partition.rows <= CACHED_ROWS
             table = _partition(build.root, partition, wanted) if whole else _part(build.root, partition, wanted, start, stop)
-            bounds = np.searchsorted(table["_healpix_29"].to_numpy(), np.array(ranges))
-            found += [table.slice(first, last - first) for first, last in bounds if last > first]
+            bounds = np.searchsorted(table["_healpix_29"].to_numpy(), ranges)
+            found += [table.slice(first, last - first) for first, last in bounds[bounds[:, 0] < bounds[:, 1]].tolist()]
     return pa.concat_tables(found)
 
 
