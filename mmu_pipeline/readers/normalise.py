@@ -40,7 +40,7 @@ def as_text(values: Array) -> list[str]:
     """Any array, flattened, as text without blanks or zero bytes at its ends; whole floats without a point, NaN empty."""
     flat = values.reshape(-1)
     if flat.dtype.kind == "S":
-        return cast(list[str], pc.utf8_trim(_utf8(flat), characters=BLANKS).to_pylist())
+        return cast(list[str], _utf8(flat).to_pylist())
     if flat.dtype.kind == "f":
         return ["" if value != value else str(int(value)) if value.is_integer() else str(value) for value in flat.tolist()]
     texts = (value.decode() if isinstance(value, bytes) else "" if value is None else str(value) for value in flat.tolist())
@@ -48,11 +48,12 @@ def as_text(values: Array) -> list[str]:
 
 
 def _utf8(values: Array) -> pa.Array:
-    """Text of fixed length as Arrow strings; UnicodeDecodeError where it is not UTF-8."""
+    """Bytes of fixed length as Arrow strings without blanks at their ends. Raises UnicodeDecodeError."""
     try:
-        return pc.cast(pa.array(values, pa.binary()), pa.string())
+        texts = pc.cast(pa.array(values, pa.binary()), pa.string())
     except pa.ArrowInvalid:
-        return pa.array([value.decode() for value in values.tolist()], pa.string())
+        texts = pa.array([value.decode() for value in values.tolist()], pa.string())
+    return pc.utf8_trim(texts, characters=BLANKS)
 
 
 def id_sources(form: Form) -> tuple[str, ...]:
@@ -126,10 +127,11 @@ def column(field: Field, form: str, values: Array) -> pa.Array:
         raise BrokenSource("not the declared shape", column=field.name, shape=values.shape[1:], declared=field.shape)
     if field.dtype == "string":
         try:
-            texts = as_text(values)
+            texts = _utf8(values) if values.dtype.kind == "S" else pa.array(as_text(values), pa.string())
         except UnicodeDecodeError as error:
             raise BrokenSource(f"not UTF-8 text: {error}", column=field.name) from error
-        return pa.array([None if text == "" or text in field.sentinels else text for text in texts], pa.string())
+        missing = pc.is_in(texts, pa.array(["", *(marker for marker in field.sentinels if isinstance(marker, str))]))
+        return pc.if_else(missing, pa.scalar(None, pa.string()), texts)
     numbers = numbers_of(values, field.name, field.sentinels)
     missing = _is_sentinel(field, numbers) | ~np.isfinite(numbers)
     known = _cast(field, _converted(field, form, np.where(missing, np.ones((), numbers.dtype), numbers)))
