@@ -15,6 +15,9 @@ from mmu_pipeline.catalog import Survey, load_surveys
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.readers import fits_light_curve, plasticc_csv, reader, snana, snpy
 from mmu_pipeline.readers.fits_light_curve import FURTHER_PIECE
+from mmu_pipeline.simulate.objects import invented
+from mmu_pipeline.simulate.raw import write_raw
+from mmu_pipeline.simulate.sky import sky_objects
 
 SURVEYS = load_surveys()
 
@@ -161,3 +164,56 @@ def test_a_row_with_another_id_and_a_missing_column_are_named(real_data: Path, t
     lightcurves.unlink()
     with pytest.raises(BrokenSource, match="no file of observations"):
         plasticc_csv.read_arrays(survey, "csv", path, np.array([0]), ["615"], [survey.field("flux")])
+
+
+@pytest.fixture
+def llc(tmp_path: Path) -> Path:
+    """The first of two quarters of a star of known values."""
+    objects = invented(SURVEYS["kepler"], "llc", sky_objects(1).slice(3, 1), ["7660594"])
+    objects.members["quarter"] = [np.full(len(objects.members["time"][0]), 4, np.int8)]
+    return write_raw(tmp_path, objects)[0]
+
+
+def rewritten(path: Path, column: str, values: Any = None, kind: str = "E", key: str | None = None) -> None:
+    """The file with a column of its table changed or left out, or without a header key."""
+    with fits.open(path) as hdus:
+        columns = [c for c in hdus[1].columns if c.name != column]
+        if values is not None:
+            columns.append(fits.Column(column, kind, array=np.full(len(hdus[1].data), values)))
+        primary = fits.PrimaryHDU(header=hdus[0].header)
+        if key:
+            del primary.header[key]
+        changed = fits.HDUList([primary, fits.BinTableHDU.from_columns(columns, name="LIGHTCURVE")])
+        changed.writeto(path.with_suffix(".new"))
+    path.with_suffix(".new").replace(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"column": "TIME"}, ["a declared column is missing", "column: time", "expected: TIME"]),
+        ({"column": "SAP_QUALITY"}, ["a declared column is missing", "SAP_QUALITY"]),
+        ({"column": "SAP_FLUX", "values": "x", "kind": "4A"}, ["not numbers", "column: sap_flux"]),
+        ({"column": "SAP_QUALITY", "values": 1.5}, ["column: "]),
+        ({"column": "", "key": "KEPLERID"}, ["a required header key is missing", "KEPLERID"]),
+    ],
+)
+def test_a_broken_quarter_is_named_with_file_and_column(llc: Path, change: dict[str, Any], names: list[str]) -> None:
+    second = sorted(llc.parent.iterdir())[1]
+    rewritten(second, **change)
+    with pytest.raises(BrokenSource) as caught:
+        arrays_of(SURVEYS["kepler"], "llc", llc, "7660594")
+    for name in names:
+        assert name in str(caught.value)
+
+
+def test_a_light_curve_cut_short_or_without_a_position_is_refused(llc: Path) -> None:
+    survey = SURVEYS["kepler"]
+    rewritten(llc, "", key="RA_OBJ")
+    with pytest.raises(BrokenSource, match=r"required header key is missing[\s\S]*column: ra"):
+        fits_light_curve.read_objects(survey, "llc", llc)
+    llc.write_bytes(llc.read_bytes()[:3000])
+    with pytest.raises(BrokenSource, match=str(llc)):
+        fits_light_curve.read_objects(survey, "llc", llc)
+    with pytest.raises(FileNotFoundError):
+        fits_light_curve.read_objects(survey, "llc", llc.with_name("none_llc.fits"))

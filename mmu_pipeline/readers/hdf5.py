@@ -140,6 +140,9 @@ def table_column(source: h5py.Dataset, column: str, rows: slice = slice(None)) -
 
     Raises BrokenSource on damaged data.
     """
+    if column not in source.dtype.names:
+        hint = f"the table has: {', '.join(source.dtype.names[:20])}"
+        raise BrokenSource("a declared column is missing", column=column, dataset=source.name, hint=hint)
     start, stop, _ = rows.indices(source.shape[0])
     step = max(1, SLAB_BYTES // max(1, source.dtype.itemsize))
     if start >= stop and rows != slice(None):
