@@ -99,7 +99,7 @@ def make_set(folder: Path, count: int) -> str:
     root.remove("piece.tar")
     index = write_index(root, "aside", ["piece.parquet"], plan)
     provenance = [Provenance(survey, "files", "", 1) for survey in SURVEYS.values()]
-    manifest = manifest_of(RECIPE, "0123456789ab", shard_files(root, "aside", plan, digests), index, provenance, Account())
+    manifest = manifest_of(RECIPE, "0123456789ab", shard_files(root, "aside", plan, digests, False), index, provenance, Account())
     seal(root, "aside", "set", plan, manifest)
     return root.at("set").url
 

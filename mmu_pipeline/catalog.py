@@ -239,6 +239,8 @@ class ShardRule(_Model):
     `repeat` in the index. A split of one sample is left as it is."""
     world_size: int = Key(default=1, ge=1)
     """The number of shards of a split is a multiple of this (ranks x workers) where there are samples enough."""
+    sha256: bool = False
+    """Whether SHA256SUMS is written beside the shards."""
 
 
 class Recipe(_Model):

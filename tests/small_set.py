@@ -10,16 +10,15 @@ import numpy as np
 import pyarrow as pa
 
 from mmu_pipeline.catalog import Recipe, Survey
-from mmu_pipeline.shards.card import CARD_PATH, card_of
 from mmu_pipeline.shards.index import piece_index, piece_sizes, write_index
-from mmu_pipeline.shards.manifest import MANIFEST_PATH, Account, Provenance, ShardFile, manifest_of
+from mmu_pipeline.shards.manifest import Account, Provenance, manifest_of
 from mmu_pipeline.shards.plan import plan_shards
 from mmu_pipeline.shards.samples import Sample, sample_key
 from mmu_pipeline.shards.schema import sample_members, sample_scalars
-from mmu_pipeline.shards.side_files import side_files, tar_index, tar_index_path
 from mmu_pipeline.shards.splits import near_other_split
 from mmu_pipeline.shards.tar import copy_ranges, write_samples
 from mmu_pipeline.sky import healpix29, pixels_at
+from mmu_pipeline.stages.seal import seal, shard_files
 from mmu_pipeline.storage import Root
 
 VERSION = "0123456789ab"
@@ -141,22 +140,17 @@ def make_small_set(folder: Path, recipe: Recipe = RECIPE, seed: int = 11) -> Sma
         pieces.append(f"pieces/{cell}")
         everything |= {sample.key: sample for sample in samples}
     plan = plan_shards([piece_sizes(root, f"{piece}.parquet") for piece in pieces], recipe.shards)
-    target, shards = f"shards/{recipe.name}/{VERSION}", []
+    target, digests = f"shards/{recipe.name}/{VERSION}", []
     for number, name in enumerate(plan.names):
-        with root.writing(f"{target}/{name}") as file:
-            digest = copy_ranges(file, root.fs, [root.path(f"{piece}.tar") for piece in pieces], plan.ranges(number))
-        offsets = plan.sample_offsets(number)
-        root.write_bytes(f"{target}/{tar_index_path(name)}", tar_index(offsets))
-        shards.append(ShardFile(name, plan.splits[number], len(offsets) - 1, root.size(f"{target}/{name}"), digest))
-    facts = write_index(root, target, [f"{piece}.parquet" for piece in pieces], plan)
+        with root.writing(f"aside/{name}") as file:
+            digests.append(copy_ranges(file, root.fs, [root.path(f"{piece}.tar") for piece in pieces], plan.ranges(number)))
+    facts = write_index(root, "aside", [f"{piece}.parquet" for piece in pieces], plan)
     provenance = [Provenance(survey, "files", "/data/copy", 3) for survey in SURVEYS.values()]
     account = Account(
         {"imager objects": 400}, {"imager": {"no position": 2}}, [{"stage": "scan", "unit": "imager/5", "reason": "cut"}]
     )
+    shards = shard_files(root, "aside", plan, digests, recipe.shards.sha256)
     manifest = manifest_of(recipe, VERSION, shards, facts, provenance, account)
-    for path, content in side_files(manifest).items():
-        root.write_bytes(f"{target}/{path}", content)
-    root.write_bytes(f"{target}/{CARD_PATH}", card_of(manifest).encode())
-    root.write_json(f"{target}/{MANIFEST_PATH}", manifest)
     root.write_bytes(f"shards/{recipe.name}/LATEST", f"{VERSION}\n".encode())
+    seal(root, "aside", target, plan, manifest)
     return SmallSet(folder / target, everything, manifest)

@@ -168,6 +168,40 @@ def test_energon(small_set, split, theirs):
     check(found, small_set, split)
 
 
+def test_dali_index_says_where_each_member_lies(small_set):
+    """As NVIDIA's wds2idx writes it: a line for each sample, with extension, place, size and name of every member."""
+    for shard in small_set.split("train"):
+        head, *lines = (small_set.path / shard).with_suffix(".idx").read_text().splitlines()
+        content = (small_set.path / shard).read_bytes()
+        with tarfile.open(small_set.path / shard) as tar:
+            listed = [(entry.name, entry.offset_data, entry.size) for entry in tar]
+        found = []
+        for line in lines:
+            words = line.split(" ")
+            for extension, offset, size, name in zip(words[::4], words[1::4], words[2::4], words[3::4], strict=True):
+                assert name.partition(".")[2] == extension
+                assert content[int(offset) - 512 :].startswith(name.encode())
+                found.append((name, int(offset), int(size)))
+        assert head == f"v1.2 {len(lines)}"
+        assert found == listed
+
+
+def test_sizes_of_the_shards(small_set):
+    sizes = json.loads((small_set.path / "sizes.json").read_text())
+    assert sizes == {
+        shard["name"]: shard["samples"] for part in small_set.manifest["splits"].values() for shard in part["shards"]
+    }
+
+
+def test_the_index_in_lsdb(small_set):
+    import lsdb
+
+    frame = pq.read_table(small_set.path / "index/samples.parquet").drop_columns(["digest"]).to_pandas()
+    catalog = lsdb.from_dataframe(frame, ra_column="ra", dec_column="dec")
+    near = catalog.cone_search(ra=float(frame["ra"][30]), dec=float(frame["dec"][30]), radius_arcsec=3600).compute()
+    assert frame["key"][30] in set(near["key"])
+
+
 def test_the_index_in_duckdb_and_pandas_points_into_the_shards(small_set):
     path = small_set.path / "index/samples.parquet"
     counted = duckdb.sql(f"select split, count(*), count(distinct key) from '{path}' group by split").fetchall()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from mmu_pipeline.shards.samples import Sample
 from mmu_pipeline.shards.tar import write_samples
 from mmu_pipeline.stages.verify import verify
 from mmu_pipeline.storage import Root
-from tests.small_set import VERSION, SmallSet, make_small_set
+from tests.small_set import RECIPE, VERSION, SmallSet, make_small_set
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +240,16 @@ def test_rows_out_of_order_moved_off_their_pixel_or_missing_are_found(folder):
 
 
 @pytest.mark.parametrize(
-    "path", ["train.wids.json", ".nv-meta/.info.json", ".nv-meta/split.yaml", "train-000001.tar.idx", "README.md"]
+    "path",
+    [
+        "train.wids.json",
+        "sizes.json",
+        "train-000001.idx",
+        ".nv-meta/.info.json",
+        ".nv-meta/split.yaml",
+        "train-000001.tar.idx",
+        "README.md",
+    ],
 )
 def test_files_for_other_readers_are_checked(folder, path):
     (folder / path).write_bytes(b"{}")
@@ -309,3 +319,36 @@ def test_many_problems_of_a_file_are_counted(folder):
     found = [problem for problem in verify(str(folder)).problems if problem.startswith(INDEX_PATH)]
     assert len(found) == 6
     assert found[-1].endswith("more problems")
+
+
+def test_a_value_of_the_index_that_is_not_in_the_sample_is_found(folder):
+    rewrite_index(folder, lambda table: replaced(table, "imager_n_visits", 0, 77))
+    key = pq.read_table(folder / INDEX_PATH)["key"][0].as_py()
+    assert f"{INDEX_PATH}: {key}: imager_n_visits is 77, in its JSON " in problems(folder)
+
+
+def test_all_values_are_compared_if_asked(folder):
+    rewrite_index(folder, lambda table: replaced(table, "imager_psf", 101, [1.0, 2.0, 3.0]))
+    assert verify(str(folder), values=4).ok
+    found = verify(str(folder), values=None).problems
+    assert len(found) == 1
+    assert "imager_psf is [1.0, 2.0, 3.0], in its JSON" in found[0]
+
+
+def test_sha256_sums_are_written_if_asked_and_checked(tmp_path):
+    rule = RECIPE.shards.model_copy(update={"sha256": True})
+    made = make_small_set(tmp_path, RECIPE.model_copy(update={"shards": rule}))
+    subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=made.path, check=True, capture_output=True)
+    assert verify(str(made.path)).ok
+    flip(made.path / "train-000001.tar", 7000)
+    assert "train-000001.tar: its SHA-256 is not that of the manifest" in problems(made.path)
+    (made.path / "SHA256SUMS").write_bytes(b"")
+    assert "SHA256SUMS: does not say what the manifest says" in problems(made.path)
+
+
+def test_a_set_that_is_not_all_of_its_parents_is_found(folder):
+    parent = {"name": "a", "version": VERSION, "samples": 191, "set_digest": "0" * 32}
+    rewrite_manifest(folder, lambda manifest: manifest.update(parents=[parent], left_out={}, rule={}))
+    found = problems(folder)
+    assert "holds 190 samples, its parents without what was left out 191" in found
+    assert "the digest of the set is not that of its parents" in found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,13 +14,13 @@ import pyarrow as pa
 import xxhash
 
 from mmu_pipeline.errors import BrokenArtefact
+from mmu_pipeline.shards.rows import ROW_COLUMNS
 from mmu_pipeline.shards.samples import Sample
-from mmu_pipeline.shards.side_files import tar_index, tar_index_path
+from mmu_pipeline.shards.side_files import dali_index, dali_index_path, tar_index, tar_index_path
 from mmu_pipeline.shards.tar import iterate, read_sample
 from mmu_pipeline.shards.ustar import BLOCK, Member
 from mmu_pipeline.storage import Root
 
-ROW_COLUMNS = ("key", "offset", "nbytes", "digest", "member_offset", "member_nbytes")
 JSON_TYPES: Mapping[str, tuple[type, ...]] = {"s": (str,), "b": (bool,), "i": (int,), "u": (int,), "f": (float, int)}
 """First letter of a scalar's type -> what JSON may give for it."""
 
@@ -44,6 +45,8 @@ def shard_problems(root: Root, name: str, manifest: Mapping[str, Any], rows: pa.
         if digest != said["digest"]:
             owner = next((other for other, shard in shards.items() if shard["digest"] == digest), None)
             yield f"{name}: holds the content of {owner}" if owner else f"{name}: its digest is not that of the manifest"
+        if "sha256" in said and hashlib.sha256(tar).hexdigest() != said["sha256"]:
+            yield f"{name}: its SHA-256 is not that of the manifest"
         yield from _sample_problems(tar, name, manifest, said["samples"], rows)
 
 
@@ -140,12 +143,17 @@ def _record_problems(sample: Sample, declared: Sequence[Mapping[str, Any]]) -> I
             yield f"{scalar['name']}: {value!r} is not {scalar['dtype']}"
 
 
-def tar_index_problems(root: Root, name: str, rows: pa.Table) -> Iterator[str]:
-    """What is wrong with energon's index of a shard, given the shard's rows of the index."""
+def tar_index_problems(root: Root, name: str, manifest: Mapping[str, Any], rows: pa.Table) -> Iterator[str]:
+    """What is wrong with the indexes of a shard for energon and DALI, given the shard's rows of the set's index."""
     ordered = rows.sort_by("offset")
     ends = [ordered["offset"][-1].as_py() + ordered["nbytes"][-1].as_py()] if len(ordered) else [0]
-    path = tar_index_path(name)
-    if root.size(path) is None:
-        yield f"{path}: is missing"
-    elif root.read_bytes(path) != tar_index(pa.chunked_array([*ordered["offset"].chunks, pa.array(ends)]).to_numpy()):
-        yield f"{path}: does not say where the samples of {name} start"
+    starts = pa.chunked_array([*ordered["offset"].chunks, pa.array(ends)]).to_numpy()
+    members = [member["name"] for member in manifest["members"]]
+    for path, content in (
+        (tar_index_path(name), tar_index(starts)),
+        (dali_index_path(name), dali_index(ordered, members)),
+    ):
+        if root.size(path) is None:
+            yield f"{path}: is missing"
+        elif root.read_bytes(path) != content:
+            yield f"{path}: does not say where the samples of {name} lie"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version as installed
 from typing import Any
 
@@ -35,6 +35,8 @@ class ShardFile:
     nbytes: int
     digest: str
     """xxh3-128 of the file."""
+    sha256: str = ""
+    """Where it was asked for."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def _split(shards: Sequence[ShardFile]) -> dict[str, Any]:
     return {
         "samples": sum(shard.samples for shard in shards),
         "nbytes": sum(shard.nbytes for shard in shards),
-        "shards": [{"name": s.name, "samples": s.samples, "nbytes": s.nbytes, "digest": s.digest} for s in shards],
+        "shards": [{key: value for key, value in asdict(s).items() if key != "split" and value != ""} for s in shards],
     }
 
 

@@ -49,6 +49,7 @@ class ReshardRule(BaseModel):
     """Of the order of the samples."""
     multiple_of: int | None = Key(default=None, ge=1)
     world_size: int | None = Key(default=None, ge=1)
+    sha256: bool | None = None
     balance: str | None = None
     """Column of the index of whose values every shard gets its share."""
     limit_per_class: tuple[str, int] | None = None

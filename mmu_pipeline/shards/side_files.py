@@ -1,17 +1,19 @@
-"""The manifest of a set and the plan of its shards -> the small files that energon and wids want beside the tars."""
+"""The manifest of a set and the plan of its shards -> the small files that other readers want beside the tars."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import yaml
 
 from mmu_pipeline.shards.splits import SPLITS
 from mmu_pipeline.sky import Int
 
+CHECKSUMS = "SHA256SUMS"
 ENERGON_SPLITS = {"train": "train", "validation": "val", "test": "test"}
 """Our splits -> energon's names of them."""
 
@@ -19,7 +21,13 @@ ENERGON_SPLITS = {"train": "train", "validation": "val", "test": "test"}
 def side_files(manifest: Mapping[str, Any]) -> dict[str, bytes]:
     """Path in the set's folder -> content, for the set as a whole."""
     splits = {name: manifest["splits"][name]["shards"] for name in SPLITS if manifest["splits"][name]["shards"]}
-    return _energon(splits) | {f"{name}.wids.json": _wids(manifest, name, shards) for name, shards in splits.items()}
+    every = [shard for shards in splits.values() for shard in shards]
+    return (
+        _energon(splits)
+        | {f"{name}.wids.json": _wids(manifest, name, shards) for name, shards in splits.items()}
+        | {"sizes.json": _json({shard["name"]: shard["samples"] for shard in every})}
+        | _checksums(every)
+    )
 
 
 def tar_index_path(shard: str) -> str:
@@ -30,6 +38,31 @@ def tar_index_path(shard: str) -> str:
 def tar_index(sample_offsets: Int) -> bytes:
     """energon's index of a tar: where each sample starts and where the last one ends, as little-endian uint64."""
     return np.ascontiguousarray(sample_offsets, "<u8").tobytes()
+
+
+def dali_index_path(shard: str) -> str:
+    """Where DALI's `wds2idx` puts the index of a shard."""
+    return f"{shard.removesuffix('.tar')}.idx"
+
+
+def dali_index(rows: pa.Table, members: Sequence[str]) -> bytes:
+    """DALI's index of a tar, version 1.2: for each sample the extension, place, size and name of every member.
+
+    `rows` are the shard's rows of the set's index, `members` the names of the arrays.
+    """
+    fields = [*(f"{member}.npy" for member in members), "json"]
+    ordered = rows.sort_by("offset").select(["key", "offset", "member_offset", "member_nbytes"])
+    lines = [f"v1.2 {len(ordered)}"]
+    for key, offset, starts, sizes in zip(*(column.to_pylist() for column in ordered.columns), strict=True):
+        parts = zip(fields, starts, sizes, strict=True)
+        lines.append(" ".join(f"{field} {offset + start} {size} {key}.{field}" for field, start, size in parts))
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _checksums(shards: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
+    """SHA256SUMS as `sha256sum --check` reads it, if sums were asked for."""
+    lines = [f"{shard['sha256']}  {shard['name']}\n" for shard in shards if "sha256" in shard]
+    return {CHECKSUMS: "".join(lines).encode()} if lines else {}
 
 
 def _energon(splits: Mapping[str, list[dict[str, Any]]]) -> dict[str, bytes]:

@@ -69,7 +69,7 @@ def _seal(build: Build, plan: dict[str, Any], receipts: dict[str, list[Receipt]]
         )
     dealt = plan_of(build, plan["pieces"])
     index = write_index(build.root, aside, [f"pieces/samples/{name}.parquet" for name in plan["pieces"]], dealt)
-    shards = shard_files(build.root, aside, dealt, [str(digests[name]) for name in dealt.names])
+    shards = shard_files(build.root, aside, dealt, [str(digests[name]) for name in dealt.names], build.recipe.shards.sha256)
     manifest = manifest_of(
         build.recipe, plan["version"], shards, index, _provenance(build, receipts), _account(receipts, plan["skipped"], set_aside)
     )

@@ -251,7 +251,8 @@ def _seal(job: Reshard) -> None:
     if missing := [name for name, receipt in receipts.items() if receipt is None]:
         raise BrokenArtefact("shards are missing", shards=", ".join(missing), hint="run again: it goes on where it stopped")
     index = write_index(job.root, SET, plan["pieces"], dealt, None if job.keeps_all else _digests(job, dealt))
-    shards = shard_files(job.root, SET, dealt, [str(receipt.facts["digest"]) for receipt in receipts.values() if receipt])
+    digests = [str(receipt.facts["digest"]) for receipt in receipts.values() if receipt]
+    shards = shard_files(job.root, SET, dealt, digests, job.shards.sha256)
     manifest = manifest_of_reshard(job, facts_of_set(job.version, shards, index), plan["skipped"])
     seal(job.out, f"{job.work}/{SET}", job.version, dealt, manifest)
 
@@ -282,7 +283,11 @@ def manifest_of_reshard(job: Reshard, facts: dict[str, Any], skipped: dict[str, 
     rule = job.rule.model_dump(mode="json", exclude_none=True)
     if job.moc is not None:
         rule["moc"] = {"ranges": len(job.moc.ranges), "fingerprint": fingerprint(job.moc)}
-    parents = [{what: manifest[what] for what in ("name", "version", "samples", "set_digest")} for manifest in manifests]
+    parents = [
+        {what: manifest[what] for what in ("name", "version", "set_digest")}
+        | {"samples": manifest["samples"] - manifest["repeats"]}
+        for manifest in manifests
+    ]
     recipe = {"split": job.split.model_dump(mode="json"), "shards": job.shards.model_dump(mode="json", exclude_none=True)}
     return facts | {
         "name": job.name,
@@ -296,4 +301,5 @@ def manifest_of_reshard(job: Reshard, facts: dict[str, Any], skipped: dict[str, 
         "set_aside": [unit for manifest in manifests for unit in manifest["set_aside"]],
         "parents": parents,
         "rule": rule,
+        "left_out": skipped,
     }

@@ -5,25 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import yaml
 
 from mmu_pipeline.shards.card import CARD_PATH, front_matter
 from mmu_pipeline.shards.check_index import index_problems
-from mmu_pipeline.shards.check_shard import ROW_COLUMNS, shard_problems, tar_index_problems
-from mmu_pipeline.shards.index import INDEX_PATH
+from mmu_pipeline.shards.check_shard import shard_problems, tar_index_problems
+from mmu_pipeline.shards.check_values import value_problems
+from mmu_pipeline.shards.index import DIGESTS
 from mmu_pipeline.shards.manifest import MANIFEST_PATH
 from mmu_pipeline.shards.opened import LATEST, locate, read_manifest
+from mmu_pipeline.shards.rows import rows_by_shard
 from mmu_pipeline.shards.side_files import side_files
 from mmu_pipeline.storage import Root
 
-ROWS_HELD = 2_000_000
-"""Rows of the index held at a time: shards are checked in groups of so many samples."""
+VALUES_COMPARED = 200
+"""Samples whose JSON is compared with the index, unless all are asked for."""
 SHOWN = 5
 """Problems of one file that are spelled out; the rest is counted."""
 
@@ -45,28 +44,37 @@ class Verification:
         return not self.problems
 
 
-def verify(url: str, progress: Callable[[int, int], None] | None = None) -> Verification:
+def verify(url: str, progress: Callable[[int, int], None] | None = None, values: int | None = VALUES_COMPARED) -> Verification:
     """Check the set in a folder: of one version, or of a recipe, where LATEST says which.
 
-    `progress` is called with the number of shards checked and of all. One shard is mapped at a time. Raises BadInput if
-    there is no set, or one of another format.
+    `progress` is called with the number of shards checked and of all. One shard is mapped at a time. The scalars of the index
+    are compared with the JSON of about `values` samples, None: of all. Raises BadInput if there is no set, or one of another
+    format.
     """
     root = locate(url)
     manifest = read_manifest(root)
     shards = [shard for part in manifest["splits"].values() for shard in part["shards"]]
     names = [shard["name"] for shard in shards]
-    problems = [*_folder_problems(root, manifest, names), *_shown(index_problems(root, manifest))]
-    for group in _groups(shards):
-        rows = _rows(root, group)
-        for name in group:
-            here = rows.filter(pc.equal(rows["shard"], name)) if rows is not None else None
-            problems += _shown(shard_problems(root, name, manifest, here))
-            problems += tar_index_problems(root, name, here) if here is not None else ()
+    of_index = _shown(index_problems(root, manifest))
+    problems = [*_folder_problems(root, manifest, names), *_parent_problems(manifest), *of_index]
+    try:
+        for number, (name, rows) in enumerate(rows_by_shard(root, manifest), 1):
+            problems += verify_shard(root, name, manifest, rows)
             if progress is not None:
-                progress(names.index(name) + 1, len(names))
+                progress(number, len(names))
+    except (OSError, pa.ArrowException):  # the index cannot be read, which its own check has told
+        problems += [problem for name in names for problem in verify_shard(root, name, manifest, None)]
+    if not of_index:
+        problems += _shown(value_problems(root, manifest, values))
     problems += _side_problems(root, manifest)
     samples, nbytes = (sum(shard[what] for shard in shards) for what in ("samples", "nbytes"))
     return Verification(root.url, manifest["version"], len(shards), samples, nbytes, tuple(problems))
+
+
+def verify_shard(root: Root, name: str, manifest: Mapping[str, Any], rows: pa.Table | None) -> list[str]:
+    """What is wrong with one shard and its indexes. Alone or beside others: it needs its `rows` of the index, or None."""
+    problems = _shown(shard_problems(root, name, manifest, rows))
+    return [*problems, *(tar_index_problems(root, name, manifest, rows) if rows is not None else ())]
 
 
 def _shown(problems: Iterable[str]) -> list[str]:
@@ -75,20 +83,17 @@ def _shown(problems: Iterable[str]) -> list[str]:
     return [*found[:SHOWN], f"{found[0].split(':')[0]}: and {more} more problems"] if more > 0 else found
 
 
-def _groups(shards: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Names of neighbouring shards that have about ROWS_HELD samples together."""
-    group = np.cumsum([shard["samples"] for shard in shards]) // ROWS_HELD
-    return [
-        [shard["name"] for _, shard in part] for _, part in groupby(zip(group, shards, strict=True), key=lambda pair: pair[0])
-    ]
-
-
-def _rows(root: Root, shards: Sequence[str]) -> pa.Table | None:
-    """The index's rows of some shards; None if it cannot be read, which the check of the index has told."""
-    try:
-        return root.read_table(INDEX_PATH, columns=["shard", *ROW_COLUMNS], filters=pc.field("shard").isin(shards))
-    except (OSError, pa.ArrowException):
-        return None
+def _parent_problems(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Whether a set made from others holds all that was not left out of them, by count and by digest."""
+    if "parents" not in manifest:
+        return
+    parents, left_out = manifest["parents"], sum(manifest["left_out"].values())
+    there, expected = manifest["samples"] - manifest["repeats"], sum(parent["samples"] for parent in parents) - left_out
+    if there != expected:
+        yield f"{MANIFEST_PATH}: holds {there} samples, its parents without what was left out {expected}"
+    total = sum(int(parent["set_digest"], 16) for parent in parents) % DIGESTS
+    if not left_out and "members" not in manifest["rule"] and f"{total:032x}" != manifest["set_digest"]:
+        yield f"{MANIFEST_PATH}: the digest of the set is not that of its parents, though nothing was left out"
 
 
 def _folder_problems(root: Root, manifest: Mapping[str, Any], shards: Sequence[str]) -> Iterator[str]:

@@ -1,0 +1,71 @@
+"""Rows of the index against the JSON of their samples -> columns that say something else than the sample itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmu_pipeline.shards.index import INDEX_PATH
+from mmu_pipeline.shards.rows import rows_by_shard
+from mmu_pipeline.storage import Root
+
+GROUPS = 8
+"""Row groups of the index that are read for a sample of its rows."""
+AT_ONCE = 1000
+"""Samples whose JSON is held at a time."""
+
+
+def value_problems(root: Root, manifest: Mapping[str, Any], most: int | None) -> Iterator[str]:
+    """What is wrong with the scalars of an index that is whole: of about `most` samples spread over the sky, or of all (None)."""
+    columns = ("key", "offset", "member_offset", "member_nbytes", *(scalar["name"] for scalar in manifest["scalars"]))
+    if most is None:
+        for name, rows in rows_by_shard(root, manifest, columns):
+            for start in range(0, len(rows), AT_ONCE):
+                yield from _problems(root, name, rows.slice(start, AT_ONCE), manifest)
+        return
+    with root.fs.open(root.path(INDEX_PATH), "rb") as file:
+        index = pq.ParquetFile(file)
+        groups = np.unique(np.linspace(0, index.num_row_groups - 1, min(GROUPS, index.num_row_groups), dtype=np.int64))
+        for group in groups.tolist():
+            rows = index.read_row_group(group, columns=["shard", *columns])
+            chosen = np.unique(np.linspace(0, len(rows) - 1, max(1, most // len(groups)), dtype=np.int64))
+            rows = rows.take(chosen)
+            for name in rows["shard"].unique().to_pylist():
+                here = rows.filter(pa.array([shard == name for shard in rows["shard"].to_pylist()]))
+                yield from _problems(root, name, here, manifest)
+
+
+def _problems(root: Root, name: str, rows: pa.Table, manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Of some rows of one shard; none where the shard itself is not as it should be, which its own check tells."""
+    size = root.size(name)
+    starts = [
+        start + places[-1] for start, places in zip(rows["offset"].to_pylist(), rows["member_offset"].to_pylist(), strict=True)
+    ]
+    ends = [start + sizes[-1] for start, sizes in zip(starts, rows["member_nbytes"].to_pylist(), strict=True)]
+    if size is None or any(end > size for end in ends):
+        return
+    contents = root.fs.cat_ranges([root.path(name)] * len(rows), starts, ends)
+    for content, row in zip(contents, rows.to_pylist(), strict=True):
+        try:
+            record = orjson.loads(content)
+        except orjson.JSONDecodeError:
+            continue
+        if not isinstance(record, dict):
+            continue
+        for scalar in manifest["scalars"]:
+            ours, theirs = _plain(row[scalar["name"]]), record.get(scalar["name"])
+            if ours != theirs:
+                yield f"{INDEX_PATH}: {row['key']}: {scalar['name']} is {ours!r}, in its JSON {theirs!r}"
+
+
+def _plain(value: Any) -> Any:
+    """A value of the index as JSON writes it: what is not finite is null there."""
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
