@@ -41,10 +41,16 @@ def as_text(values: Array) -> list[str]:
     flat = values.reshape(-1)
     if flat.dtype.kind == "S":
         return cast(list[str], _utf8(flat).to_pylist())
+    if flat.dtype.kind in "iu":
+        return cast(list[str], pc.cast(pa.array(_native(flat)), pa.string()).to_pylist())
     if flat.dtype.kind == "f":
         return ["" if value != value else str(int(value)) if value.is_integer() else str(value) for value in flat.tolist()]
     texts = (value.decode() if isinstance(value, bytes) else "" if value is None else str(value) for value in flat.tolist())
     return [text.strip(BLANKS) for text in texts]
+
+
+def _native(values: Array) -> Array:
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
 def _utf8(values: Array) -> pa.Array:
@@ -65,7 +71,10 @@ def id_sources(form: Form) -> tuple[str, ...]:
 def object_ids(form: Form, sources: Mapping[str, Array]) -> list[str]:
     """Ids as the survey writes them, from the arrays of `id_sources`. "" where there is none. Raises BrokenSource."""
     try:
-        texts = [[_unwrapped(text) for text in as_text(values)] for values in sources.values()]
+        texts = [
+            as_text(values) if values.dtype.kind in "iuf" else [_unwrapped(text) for text in as_text(values)]
+            for values in sources.values()
+        ]
         if form.object_id in sources:
             ids = texts[0]
         else:
@@ -73,10 +82,10 @@ def object_ids(form: Form, sources: Mapping[str, Array]) -> list[str]:
             ids = [_filled(form.object_id, dict(zip(sources, row, strict=True)), whole) for row in zip(*texts, strict=True)]
     except ValueError as error:
         raise BrokenSource(f"no id can be made: {error}", column=form.object_id) from error
-    return [_without_prefix(form, text) for text in ids]
+    return [_bare(form, text) for text in ids] if form.id_prefix or form.id_suffix else ids
 
 
-def _without_prefix(form: Form, text: str) -> str:
+def _bare(form: Form, text: str) -> str:
     text = text.removesuffix(form.id_suffix)
     return next((text.removeprefix(prefix) for prefix in form.id_prefix if text.startswith(prefix)), text)
 
@@ -91,7 +100,7 @@ def _filled(template: str, parts: Mapping[str, str], whole: Sequence[bool]) -> s
 
 def _unwrapped(text: str) -> str:
     """The content of what Python wrote for a bytes object, b'  46'."""
-    wrapped = REPR_OF_BYTES.fullmatch(text)
+    wrapped = REPR_OF_BYTES.fullmatch(text) if text.startswith("b") else None
     return wrapped[2].strip() if wrapped else text
 
 
