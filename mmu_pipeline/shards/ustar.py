@@ -140,13 +140,21 @@ def read_header(tar: memoryview, offset: int, file: str) -> Member | None:
 
 def read_npy(content: memoryview, name: str) -> Array:
     """A npy file as an array that shares its memory. Raises BrokenArtefact if it is not a plain npy of version 1."""
-    header = io.BytesIO(content[:BLOCK])
+    length = 10 + int.from_bytes(content[8:10], "little")
     try:
-        if np.lib.format.read_magic(header) != (1, 0):
-            raise ValueError("not version 1.0 of the npy format")
-        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(header)
-        if fortran_order or dtype.hasobject:
-            raise ValueError("not in C order, or holds Python objects")
-        return np.frombuffer(content[header.tell() :], dtype).reshape(shape)
+        dtype, shape = _read_npy_header(bytes(content[:length]))
+        return np.frombuffer(content[length:], dtype).reshape(shape)
     except ValueError as error:
         raise BrokenArtefact("not a npy array as this pipeline writes it", name=name, reason=str(error)) from error
+
+
+@lru_cache(maxsize=4096)
+def _read_npy_header(header: bytes) -> tuple[np.dtype[np.generic], tuple[int, ...]]:
+    """dtype and shape; kept, since the arrays of one member differ in nothing else. Raises ValueError."""
+    file = io.BytesIO(header)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("not version 1.0 of the npy format")
+    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+    if fortran_order or dtype.hasobject:
+        raise ValueError("not in C order, or holds Python objects")
+    return dtype, shape
