@@ -169,11 +169,17 @@ def status(
 
 
 @app.command()
-def verify(shards: Shards, as_json: AsJson = False, debug: Debug = False) -> None:
+def verify(
+    shards: Shards,
+    all_values: Annotated[bool, typer.Option(help="Compare the index with the JSON of all samples, not of 200.")] = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
     """Check a set of shards from the outside: every byte, offset, digest, name, type and split."""
+    from mmu_pipeline.stages.verify import VALUES_COMPARED
     from mmu_pipeline.stages.verify import verify as check
 
-    found = check(_place(shards))
+    found = check(_place(shards), values=None if all_values else VALUES_COMPARED)
     _give(as_json, asdict(found) | {"ok": found.ok}, tables.verification_lines(found))
     if not found.ok:
         raise typer.Exit(1)
@@ -197,6 +203,7 @@ def reshard(
     seed: Annotated[int | None, typer.Option(help="Seed of the order of samples.")] = None,
     balance: Annotated[str | None, typer.Option(metavar="COLUMN", help="Every shard gets its share of each value.")] = None,
     limit_per_class: Annotated[str | None, typer.Option(metavar="COLUMN=N", help="At most N samples of each value.")] = None,
+    sha256: Annotated[bool | None, typer.Option("--sha256/--no-sha256", help="Write SHA256SUMS.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the new set.")] = None,
     cluster: Annotated[
         str | None, typer.Option(help="Copy on a cluster: local:4, tcp://host:port. Else in this process.")
@@ -213,7 +220,8 @@ def reshard(
     texts = {
         "where": where, "cone": cone, "moc": None if moc is None else _place(moc), "split": split, "members": members,
         "target_bytes": target_bytes, "samples_per_shard": samples_per_shard, "multiple_of": multiple_of,
-        "world_size": world_size, "seed": seed, "balance": balance, "limit_per_class": limit_per_class, "name": name,
+        "world_size": world_size, "seed": seed, "balance": balance, "limit_per_class": limit_per_class,
+        "sha256": sha256, "name": name,
     }  # fmt: skip
     rule, places = options.rule_of(texts), [_place(place) for place in shards]
     start = time.monotonic()

@@ -1,6 +1,8 @@
 """`mmu reshard`: options as they are typed, the set that comes of them, on a cluster too."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -83,3 +85,15 @@ def test_a_cluster_gives_the_same_bytes(small_set, tmp_path):
     again = flow([str(small_set.path)], str(tmp_path / "there"), rule, quiet=True)
     assert again.reused
     assert again.shards.units == 0
+
+
+def test_the_commands_of_the_page_run(tmp_path, monkeypatch):
+    make_small_set(tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[1] / "docs" / "resharding.md").read_text()
+    commands = re.findall(r"^\$ mmu (.*)$", page, re.MULTILINE)
+    assert len(commands) == 5
+    for command in commands:
+        found = CliRunner().invoke(app, shlex.split(command))
+        assert found.exit_code == 0, found.output
+    assert all(f"`{option}" in page for option in ("--where", "--moc", "--split", "--members", "--balance", "--world-size"))
