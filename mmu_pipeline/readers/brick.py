@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,22 +54,21 @@ def read_arrays(
         ids = object_ids(declared, {name: column_of(table, (name,), name)[rows] for name in id_sources(declared)})
         check_ids(rows, ids, object_ids_)
         ra, dec = (column_of(table, names, axis)[rows] for axis, names in (("ra", declared.ra), ("dec", declared.dec)))
-        brick = _Brick(path, stack)
+        brick = _brick(path, stack)
         sources = {field.name: _stamps(brick, field, ra, dec) for field in needed}
         arrays = finished(survey, form, sources)
     return {field.name: arrays[field.name] for field in members}
 
 
-class _Brick:
+@dataclass(frozen=True)
+class Brick:
     """The coadds of one brick, each opened when it is first asked for."""
 
-    def __init__(self, catalog: Path, stack: ExitStack) -> None:
-        found = CATALOG.fullmatch(catalog.name)
-        if not found:
-            raise BrokenSource("not the name of a brick's catalog", expected="tractor-1126p222.fits")
-        self.name, self.stack = found[1], stack
-        self.folders = (catalog.parent, catalog.parent.parent.parent / "coadd" / found[2] / found[1])
-        self.known: dict[str, Any] = {}
+    name: str
+    folders: tuple[Path, ...]
+    """Where they may lie: beside the catalog, or in the archive's own folder."""
+    stack: ExitStack
+    known: dict[str, Any] = field(default_factory=dict)
 
     def layer(self, kind: str) -> Any:
         """The image extension of a coadd such as image-g or maskbits; None where the brick has none."""
@@ -96,6 +95,13 @@ class _Brick:
         return [_window(float(one[0]), float(one[1]), size, first.shape) for one in zip(x, y, strict=True)]
 
 
+def _brick(catalog: Path, stack: ExitStack) -> Brick:
+    found = CATALOG.fullmatch(catalog.name)
+    if not found:
+        raise BrokenSource("not the name of a brick's catalog", expected="tractor-1126p222.fits")
+    return Brick(found[1], (catalog.parent, catalog.parent.parent.parent / "coadd" / found[2] / found[1]), stack)
+
+
 def _window(x: float, y: float, size: int, shape: tuple[int, int]) -> Window:
     """The stamp whose middle, index (size - 1) / 2, is the closest to a 0-based pixel position."""
     inside, of_brick = [], []
@@ -107,7 +113,7 @@ def _window(x: float, y: float, size: int, shape: tuple[int, int]) -> Window:
     return Window((inside[0], inside[1]), (of_brick[0], of_brick[1]))
 
 
-def _stamps(brick: _Brick, field: Field, ra: Array, dec: Array) -> Array:
+def _stamps(brick: Brick, field: Field, ra: Array, dec: Array) -> Array:
     """Stamps of one member, shape (n, *field.shape)."""
     size = int(field.shape[-1])
     stamps: npt.NDArray[Any] = np.zeros((len(ra), *(int(length) for length in field.shape)), field.numpy_dtype)
@@ -126,7 +132,7 @@ def _stamps(brick: _Brick, field: Field, ra: Array, dec: Array) -> Array:
     return stamps
 
 
-def _good(brick: _Brick, window: Window) -> Array:
+def _good(brick: Brick, window: Window) -> Array:
     """Where no bad bit is set; without a map of bits, where any band has weight."""
     bits = brick.layer("maskbits")
     if bits is not None:
