@@ -29,7 +29,7 @@ demo: setup
 	$(BIN)/mmu demo --folder demo --cluster local:2
 
 test: setup
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
 check: lint types
 

@@ -1,11 +1,17 @@
-"""Where the real data lie that tests compare with."""
+"""Where the real data lie that tests compare with, and a Prefect home of their own."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
+
+# Set before any test imports the flows. One for each test process: two first starts would race on one database.
+os.environ["PREFECT_HOME"] = str(
+    Path(tempfile.gettempdir(), f"mmu-tests-prefect-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}")
+)
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ import fsspec
 import fsspec.implementations.local
 from aiohttp import ClientError
 from fsspec.core import url_to_fs
+from fsspec.utils import get_protocol
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from mmu_pipeline.catalog import Form
@@ -91,12 +92,18 @@ def retried(action: Callable[[], T], url: str) -> T:
     raise AssertionError("unreachable")
 
 
+def _opened(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The filesystem of a URL, and the path there. Some ask their server for it. Raises Unreachable."""
+    fs, path = retried(lambda: url_to_fs(url), url)
+    return fs, path
+
+
 def list_files(form: Form, url: str, mirrors: Collection[str] = (), cells: Collection[int] | None = None) -> list[SourceFile]:
     """Files of one form at a URL, sorted by path; of `cells` only, where the form is cut by cell.
 
     Raises Unreachable if the place cannot be listed, BadInput if it holds no file of this form.
     """
-    fs, base = url_to_fs(url)
+    fs, base = _opened(url)
     base = base.rstrip("/")
     sums = _checksums(form, url, {_base_name(entry) for entry in _ls(fs, base)})
     found = [
@@ -111,7 +118,7 @@ def list_files(form: Form, url: str, mirrors: Collection[str] = (), cells: Colle
 
 def detect_form(forms: dict[str, Form], url: str) -> str | None:
     """Name of the first form that has a file at a URL; None if none has. Raises Unreachable."""
-    fs, base = url_to_fs(url)
+    fs, base = _opened(url)
     base = base.rstrip("/")
     if is_local(url) and not fs.isdir(base):
         return None
@@ -202,7 +209,7 @@ def _touches(path: str, wanted: Collection[int]) -> bool:
 
 def read_text_beside(url: str, name: str) -> str:
     """A small text file of a survey, such as its list of members. Raises Unreachable."""
-    fs, base = url_to_fs(url)
+    fs, base = _opened(url)
     path = f"{base.rstrip('/')}/{name}"
     return bytes(retried(lambda: fs.cat_file(path), path)).decode("utf-8", "replace")
 
@@ -217,7 +224,7 @@ def _checksums(form: Form, url: str, there: Collection[str]) -> dict[str, str]:
 
 
 def is_local(url: str) -> bool:
-    return isinstance(url_to_fs(url)[0], fsspec.implementations.local.LocalFileSystem)
+    return get_protocol(url) in ("file", "local")
 
 
 def fetch(file: SourceFile, cache: str) -> Path:
@@ -226,7 +233,7 @@ def fetch(file: SourceFile, cache: str) -> Path:
     Raises Unreachable when no place gives it whole and with its published checksum.
     """
     if is_local(file.urls[0]):
-        path = Path(url_to_fs(file.urls[0])[1])
+        path = Path(fsspec.implementations.local.LocalFileSystem._strip_protocol(file.urls[0]))
         if not path.is_file():
             raise Unreachable("the file is gone since it was listed", file=path)
         return path
@@ -276,7 +283,7 @@ def _fetch_companion(file: SourceFile, form: Form, role: str, cache: str) -> Non
     while beside.startswith("../"):
         folder, beside = folder.rsplit("/", 1)[0], beside.removeprefix("../")
     url = f"{folder}/{beside}"
-    fs, path = url_to_fs(url)
+    fs, path = _opened(url)
     if retried(lambda: fs.exists(path), url):
         with suppress(FileExistsError):
             os.link(fetch(SourceFile(beside, (url,)), cache), target)
@@ -293,7 +300,7 @@ def _is_cached(file: SourceFile, target: Path, note: Path) -> bool:
 
 def _transfer(url: str, target: Path, file: SourceFile) -> int:
     """Copy one remote file, check its length and checksum, put it under its name. Returns its size."""
-    fs, path = url_to_fs(url)
+    fs, path = _opened(url)
     aside = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         expected = file.size if url == file.urls[0] and file.size is not None else fs.info(path).get("size")
