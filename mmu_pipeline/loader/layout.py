@@ -17,7 +17,8 @@ from mmu_pipeline.shards.ustar import BLOCK, NAME_BYTES, padding
 
 Bytes = npt.NDArray[np.uint8]
 """The bytes of a sample in its tar: shape (nbytes,)."""
-SIZE_FIELD = slice(124, 135)
+SIZE_FIELD, SIZE_DIGITS = 124, 11
+"""Where a header of ustar has the size, in octal."""
 NPY_LEAD = 10
 """Bytes of a npy file before its header: magic, version, and the header's length in the last two."""
 
@@ -79,51 +80,54 @@ class Layout:
     columns: tuple[Column, ...]
 
     @cached_property
-    def _fixed(self) -> tuple[tuple[int, int], ...] | None:
-        """Start and stop of every npy file, where they are the same in all samples."""
+    def _fixed(self) -> tuple[Sequence[tuple[int, int]], int] | None:
+        """Start and stop of every npy file, and the JSON's header, where they are the same in all samples."""
         found, position = [], 0
         for member in self.members:
             if member.nbytes is None:
                 return None
             found.append((position + BLOCK, position + BLOCK + member.nbytes))
             position = found[-1][1] + padding(member.nbytes)
-        return tuple(found)
+        return tuple(found), position
 
     def spans(self, sample: Bytes) -> tuple[Sequence[tuple[int, int]], tuple[int, int]]:
         """Start and stop of every npy file in a sample, and of its JSON. Raises BrokenArtefact if they do not fill it."""
-        found = self._fixed if self._fixed is not None else self._walked(sample)
-        position = found[-1][1] + padding(found[-1][1]) if found else 0
+        found, position = self._fixed or self._walked(sample)
         start = position + BLOCK
         stop = start + _size(sample, position)
         if stop + padding(stop) != len(sample):
             raise BrokenArtefact("a sample is not as long as its members", nbytes=len(sample), members_end=stop)
         return found, (start, stop)
 
-    def _walked(self, sample: Bytes) -> list[tuple[int, int]]:
+    def _walked(self, sample: Bytes) -> tuple[Sequence[tuple[int, int]], int]:
         found, position = [], 0
         for member in self.members:
             start = position + BLOCK
             stop = start + (_size(sample, position) if member.nbytes is None else member.nbytes)
             found.append((start, stop))
             position = stop + padding(stop)
-        return found
+        return found, position
 
 
 def _size(sample: Bytes, position: int) -> int:
     """Size of the member whose header is at a position."""
-    digits = sample[position + SIZE_FIELD.start : position + SIZE_FIELD.stop].tobytes()
-    if not digits.isdigit():
-        raise BrokenArtefact("no header of a member where one should be", position=position)
-    return int(digits, 8)
+    try:
+        return int(sample[position + SIZE_FIELD : position + SIZE_FIELD + SIZE_DIGITS].tobytes(), 8)
+    except ValueError as error:
+        raise BrokenArtefact("no header of a member where one should be", position=position) from error
 
 
-def numbers(sample: Bytes, member: Member, start: int, stop: int) -> Bytes:
-    """The bytes of an array's numbers. Raises BrokenArtefact if its npy header is not that of the declared dtype and shape."""
-    if not member.is_ragged:
-        begin = start + len(member.header)
-        if sample[start:begin].tobytes() != member.header:
-            raise BrokenArtefact("an array is not of the declared dtype and shape", member=member.name)
-        return sample[begin:stop]
+def fixed_numbers(sample: Bytes, member: Member, start: int, stop: int) -> Bytes:
+    """The bytes of an array of a fixed shape. Raises BrokenArtefact if its npy header is not that of dtype and shape."""
+    header = member.header
+    begin = start + len(header)
+    if sample[start:begin].tobytes() != header:
+        raise BrokenArtefact("an array is not of the declared dtype and shape", member=member.name)
+    return sample[begin:stop]
+
+
+def ragged_numbers(sample: Bytes, member: Member, start: int, stop: int) -> Bytes:
+    """The bytes of an array of varying length. Raises BrokenArtefact if its npy header is not that of dtype and rows."""
     lead = sample[start : start + NPY_LEAD].tobytes()
     begin = start + NPY_LEAD + int.from_bytes(lead[-2:], "little")
     rows, rest = divmod(stop - begin, member.data_nbytes)
@@ -145,9 +149,9 @@ def record(sample: Bytes, start: int, stop: int) -> Mapping[str, Any]:
 def key(sample: Bytes) -> str:
     """The key of a sample, from its first header. Raises BrokenArtefact if there is none."""
     name, dot, _ = sample[:NAME_BYTES].tobytes().partition(b".")
-    if not (dot and name.isascii()):
+    if not dot:
         raise BrokenArtefact("a sample does not begin with a name")
-    return name.decode()
+    return name.decode("ascii", "replace")
 
 
 def layout_of(manifest: Mapping[str, Any]) -> Layout:
@@ -209,8 +213,8 @@ class Choice:
     def read(self, sample: Bytes) -> tuple[str, list[Bytes], list[Bytes], Mapping[str, Any]]:
         """Key, numbers of the fixed and of the ragged members, scalars. Raises BrokenArtefact if not as declared."""
         spans, span = self.layout.spans(sample)
-        fixed = [numbers(sample, member, *spans[number]) for number, member in self.fixed]
-        ragged = [numbers(sample, member, *spans[number]) for number, member in self.ragged]
+        fixed = [fixed_numbers(sample, member, *spans[number]) for number, member in self.fixed]
+        ragged = [ragged_numbers(sample, member, *spans[number]) for number, member in self.ragged]
         return key(sample), fixed, ragged, record(sample, *span)
 
     def sample(self, content: Bytes) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class ShardLoader:
         output: Literal["numpy", "torch"] = "numpy",
         transform: Callable[[Batch], Any] | None = None,
         threads: int = 2,
-        ahead: int = 4,
+        ahead: int = 2,
         most_faults: int = 0,
     ) -> None:
         self.dataset, self.batch_size, self.last = dataset, batch_size, last
