@@ -152,6 +152,13 @@ def test_what_is_not_as_declared_is_named(change: Any, names: list[str], real_da
         assert name in str(caught.value)
 
 
+def test_another_source_or_a_row_that_is_not_there_is_refused(real_data: Path, tmp_path: Path) -> None:
+    path = archive(tmp_path, real_data / "raw/gaia_xp/XP_CONTINUOUS_RAW.fits", source_table())
+    for row, object_id, what in ((0, "17", "another object"), (2, str(IDS[0]), "no such row"), (-1, str(IDS[0]), "no such row")):
+        with pytest.raises(BrokenSource, match=what):
+            gaia_xp.read_arrays(GAIA, "xp", path, np.array([row]), [object_id], [GAIA.field("coeff")])
+
+
 def test_a_source_table_without_a_column_is_named(real_data: Path, tmp_path: Path) -> None:
     path = archive(tmp_path, real_data / "raw/gaia_xp/XP_CONTINUOUS_RAW.csv", source_table().drop(columns="parallax"))
     with pytest.raises(BrokenSource, match="declared column is missing") as caught:

@@ -67,14 +67,12 @@ def read_arrays(
         needed = needed_members(survey, form, members)
         parts = {field.name: field.source_names(form)[0].split(" & ") for field in needed}
         names = {name for each in parts.values() for name in each}
-        table = _table(path, names, required=(ID, *names))
-        if rows.size and (rows.min() < 0 or rows.max() >= len(table[ID])):
-            raise BrokenSource("no such row", row=int(rows.max()), rows=len(table[ID]))
-        normalise.check_ids(rows, [str(value) for value in table[ID][rows].tolist()], object_ids)
+        table = _table(path, names, (ID, *names), rows)
+        normalise.check_ids(rows, [str(value) for value in table[ID].tolist()], object_ids)
         blocks = {}
         for field in needed:
             width = int(field.shape[0]) // len(parts[field.name])
-            block = np.concatenate([_block(table[name][rows], width, name) for name in parts[field.name]], axis=1)
+            block = np.concatenate([_block(table[name], width, name) for name in parts[field.name]], axis=1)
             blocks[field.name] = np.isfinite(block) if field.dtype == "bool" else block
         arrays = finished(survey, form, blocks)
         return {field.name: arrays[field.name] for field in members}
@@ -114,29 +112,36 @@ def _numbers(text: str, column: str) -> Array:
         raise BrokenSource("not a list of numbers", column=column, value=repr(text[:40])) from error
 
 
-def _table(path: Path, names: Collection[str], required: Collection[str]) -> dict[str, Array]:
-    """Columns of a table by name, those of `names` that it has; ids are int64, numbers float64, arrays text or objects.
+def _table(path: Path, names: Collection[str], required: Collection[str], rows: Int | None = None) -> dict[str, Array]:
+    """Columns of a table by name, those of `names` that it has, of all or chosen rows.
 
-    Raises BrokenSource where one of `required` is missing.
+    Ids are int64, numbers float64, arrays text or objects. Raises BrokenSource where one of `required` or a row is missing.
     """
     is_fits = path.name.removesuffix(".gz").endswith((".fits", ".fit"))
-    found = _fits(path, {*names, *required}) if is_fits else _text(path, {*names, *required})
+    found = (_fits if is_fits else _text)(path, {*names, *required}, rows)
     for name in required:
         if name not in found:
             raise BrokenSource("a declared column is missing", column=name, file=path)
     return found
 
 
-def _fits(path: Path, names: Collection[str]) -> dict[str, Array]:
+def _check_rows(rows: Int | None, count: int) -> None:
+    if rows is not None and rows.size and (rows.min() < 0 or rows.max() >= count):
+        raise BrokenSource("no such row", row=int(rows.max()), rows=count)
+
+
+def _fits(path: Path, names: Collection[str], rows: Int | None) -> dict[str, Array]:
     with opened_fits(path) as hdus:
         data = next((hdu.data for hdu in hdus if getattr(hdu, "columns", None) is not None), None)
         if data is None:
             raise BrokenSource("the file has no table")
+        _check_rows(rows, len(data))
         found = {name: np.asarray(data[name]) for name in data.columns.names if name in names}
+        found = found if rows is None else {name: values[rows] for name, values in found.items()}
         return {name: values.astype(values.dtype.newbyteorder("="), copy=False) for name, values in found.items()}
 
 
-def _text(path: Path, names: Collection[str]) -> dict[str, Array]:
+def _text(path: Path, names: Collection[str], rows: Int | None) -> dict[str, Array]:
     opener: Any = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rt", encoding="utf-8") as lines:
@@ -158,4 +163,6 @@ def _text(path: Path, names: Collection[str]) -> dict[str, Array]:
         at = re.search(r"In CSV column #(\d+)", str(error))
         column = header[int(at[1])] if at else None
         raise BrokenSource("the table cannot be read", column=column, reason=str(error)) from error
-    return {name: table[name].combine_chunks().to_numpy(zero_copy_only=False) for name in present}
+    _check_rows(rows, len(table))
+    chosen = table if rows is None else table.take(pa.array(rows))
+    return {name: chosen[name].combine_chunks().to_numpy(zero_copy_only=False) for name in present}
