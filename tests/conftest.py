@@ -1,12 +1,18 @@
-"""Where the real data lie that tests compare with, and a Prefect home of their own."""
+"""Where the real data lie that tests compare with, a Prefect home of their own, an object store on this machine."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
+import s3fs
+from moto.server import ThreadedMotoServer
+
+from mmu_pipeline import storage
 
 # Set before any test imports the flows. One for each test process: two first starts would race on one database.
 os.environ["PREFECT_HOME"] = str(
@@ -22,3 +28,24 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}: set MMU_REAL_DATA to the folder that holds raw/ and mmu_v1/")
     return folder
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """URL of an empty bucket of an S3 server on this machine."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    urlopen(Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()  # servers of one process share buckets
+    storage._place.cache_clear()
+    s3fs.S3FileSystem.clear_instance_cache()
+    s3fs.S3FileSystem().mkdir("shards")
+    yield "s3://shards"
+    server.stop()
+    storage._place.cache_clear()
+    s3fs.S3FileSystem.clear_instance_cache()

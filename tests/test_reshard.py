@@ -13,9 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import s3fs
 from mocpy import MOC
-from moto.server import ThreadedMotoServer
 
-from mmu_pipeline import storage
 from mmu_pipeline.catalog import SplitRule
 from mmu_pipeline.errors import BadInput, BrokenArtefact
 from mmu_pipeline.shards.reshape import ReshardRule
@@ -272,26 +270,6 @@ def test_no_set_is_told(tmp_path):
         reshard([str(tmp_path)], str(tmp_path / "out"), ReshardRule())
     with pytest.raises(BadInput, match="no set to take samples from"):
         reshard([], str(tmp_path / "out"), ReshardRule())
-
-
-@pytest.fixture
-def bucket(monkeypatch) -> str:
-    """URL of an empty bucket of an S3 server on this machine."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
-    storage._place.cache_clear()
-    s3fs.S3FileSystem.clear_instance_cache()
-    s3fs.S3FileSystem().mkdir("shards")
-    yield "s3://shards"
-    server.stop()
-    storage._place.cache_clear()
-    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def test_from_and_to_an_object_store(small_set, tmp_path, bucket):

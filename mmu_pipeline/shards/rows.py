@@ -18,6 +18,11 @@ ROWS_HELD = 2_000_000
 """Rows that are held at a time: the index is read once for so many samples."""
 
 
+def rows_of_shard(root: Root, name: str) -> pa.Table:
+    """The rows of one shard, in sky order: for work that is dealt out shard by shard."""
+    return root.read_table(INDEX_PATH, columns=list(ROW_COLUMNS), filters=pc.field("shard") == name)
+
+
 def rows_by_shard(
     root: Root, manifest: Mapping[str, Any], columns: tuple[str, ...] = ROW_COLUMNS
 ) -> Iterator[tuple[str, pa.Table]]:

@@ -72,7 +72,10 @@ def verify(url: str, progress: Callable[[int, int], None] | None = None, values:
 
 
 def verify_shard(root: Root, name: str, manifest: Mapping[str, Any], rows: pa.Table | None) -> list[str]:
-    """What is wrong with one shard and its indexes. Alone or beside others: it needs its `rows` of the index, or None."""
+    """What is wrong with one shard and its indexes, so that shards can be checked in many places at a time.
+
+    `rows` are its rows of the index, as `rows_of_shard` gives them; None if the index cannot be read.
+    """
     problems = _shown(shard_problems(root, name, manifest, rows))
     return [*problems, *(tar_index_problems(root, name, manifest, rows) if rows is not None else ())]
 
