@@ -1,0 +1,44 @@
+"""What the documents show is what the code takes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mmu_pipeline.catalog import Recipe, Survey, check_selection, load_surveys, load_yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """Fenced blocks of a page in one language."""
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+def test_the_recipe_of_the_readme_is_one(tmp_path: Path) -> None:
+    (text,) = blocks("README.md", "yaml")
+    path = tmp_path / "my-galaxies.yaml"
+    path.write_text(text)
+    recipe = load_yaml(path, Recipe)
+    for selection in recipe.selections:
+        check_selection(selection, load_surveys(), path)
+
+
+def test_the_survey_of_the_guide_is_one(tmp_path: Path) -> None:
+    text = blocks("docs/adding-a-survey.md", "yaml")[0]
+    path = tmp_path / "mysurvey.yaml"
+    path.write_text(text)
+    survey = load_yaml(path, Survey)
+    (tmp_path / "surveys").mkdir()
+    (tmp_path / "surveys" / "mysurvey.yaml").write_text(text)
+    assert load_surveys(tmp_path / "surveys")["mysurvey"] == survey
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_the_pages_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", page.read_text())
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert missing == []
