@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +15,7 @@ from mmu_pipeline.catalog import ShardRule, SplitRule
 from mmu_pipeline.errors import BadInput, BrokenArtefact
 from mmu_pipeline.expressions import parse_where
 from mmu_pipeline.shards.index import piece_sizes, repeated_keys, write_index
+from mmu_pipeline.shards.inherit import inherited
 from mmu_pipeline.shards.manifest import MANIFEST_PATH, facts_of_set
 from mmu_pipeline.shards.merge import Parent, in_sky_order, open_parents, shard_places
 from mmu_pipeline.shards.opened import LATEST
@@ -253,7 +253,11 @@ def _seal(job: Reshard) -> None:
     index = write_index(job.root, SET, plan["pieces"], dealt, None if job.keeps_all else _digests(job, dealt))
     digests = [str(receipt.facts["digest"]) for receipt in receipts.values() if receipt]
     shards = shard_files(job.root, SET, dealt, digests, job.shards.sha256)
-    manifest = manifest_of_reshard(job, facts_of_set(job.version, shards, index), plan["skipped"])
+    rule = job.rule.model_dump(mode="json", exclude_none=True)
+    if job.moc is not None:
+        rule["moc"] = {"ranges": len(job.moc.ranges), "fingerprint": fingerprint(job.moc)}
+    new = facts_of_set(job.version, shards, index) | {"name": job.name, "rule": rule, "left_out": plan["skipped"]}
+    manifest = inherited([parent.manifest for parent in job.parents], new, job.members, job.split, job.shards)
     seal(job.out, f"{job.work}/{SET}", job.version, dealt, manifest)
 
 
@@ -263,43 +267,3 @@ def _digests(job: Reshard, plan: ShardPlan) -> npt.NDArray[np.void]:
     for number, name in enumerate(plan.names):
         digests[plan.samples(number)] = np.frombuffer(job.root.read_bytes(f"digests/{name}"), "V16")
     return digests
-
-
-def manifest_of_reshard(job: Reshard, facts: dict[str, Any], skipped: dict[str, int]) -> dict[str, Any]:
-    """The manifest of a set made from others: theirs, with what is new, and with its parents."""
-    manifests = [parent.manifest for parent in job.parents]
-    first = manifests[0]
-    counts: Counter[str] = Counter()
-    left: dict[str, Counter[str]] = {}
-    for manifest in manifests:
-        counts.update({what: count for what, count in manifest["counts"].items() if what != "samples"})
-        for where, reasons in manifest["skipped"].items():
-            left.setdefault(where, Counter()).update(reasons)
-    left.setdefault("reshard", Counter()).update(skipped)
-    surveys = {survey["name"]: survey for manifest in reversed(manifests) for survey in manifest["surveys"]}
-    files = Counter(dict.fromkeys(surveys, 0))
-    for manifest in manifests:
-        files.update({survey["name"]: survey["files"] for survey in manifest["surveys"]})
-    rule = job.rule.model_dump(mode="json", exclude_none=True)
-    if job.moc is not None:
-        rule["moc"] = {"ranges": len(job.moc.ranges), "fingerprint": fingerprint(job.moc)}
-    parents = [
-        {what: manifest[what] for what in ("name", "version", "set_digest")}
-        | {"samples": manifest["samples"] - manifest["repeats"]}
-        for manifest in manifests
-    ]
-    recipe = {"split": job.split.model_dump(mode="json"), "shards": job.shards.model_dump(mode="json", exclude_none=True)}
-    return facts | {
-        "name": job.name,
-        "title": first["title"],
-        "members": [first["members"][place] for place in job.members],
-        "scalars": first["scalars"],
-        "surveys": [surveys[survey["name"]] | {"files": files[survey["name"]]} for survey in first["surveys"]],
-        "recipe": first["recipe"] | recipe,
-        "counts": counts | {"samples": facts["samples"] - facts["repeats"]},
-        "skipped": {where: dict(reasons) for where, reasons in left.items() if reasons},
-        "set_aside": [unit for manifest in manifests for unit in manifest["set_aside"]],
-        "parents": parents,
-        "rule": rule,
-        "left_out": skipped,
-    }
