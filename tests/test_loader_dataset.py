@@ -296,3 +296,11 @@ def test_datasets_are_joined(small_set):
 def test_members_come_in_the_order_asked_for(small_set):
     dataset = ShardDataset(small_set.path, members=["curves.flux", "imager.image"], columns=["imager_mag", "healpix"])
     assert list(dataset[0]) == ["key", "curves.flux", "imager.image", "imager_mag", "healpix", "has_curves"]
+
+
+def test_more_shards_than_may_be_open(small_set, monkeypatch):
+    monkeypatch.setattr("mmu_pipeline.loader.local_shards.OPEN_AT_ONCE", 1)
+    dataset = ShardDataset(small_set.path, None)
+    rows = np.random.default_rng(0).permutation(len(dataset))
+    assert sorted(dataset.batch(rows)["key"]) == sorted(small_set.samples)
+    assert len(dataset.parts[0].source._mapped) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import resource
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,8 +17,8 @@ from mmu_pipeline.errors import BrokenArtefact
 from mmu_pipeline.loader.layout import Bytes
 from mmu_pipeline.loader.places import Places, Shard
 
-OPEN_AT_ONCE = 512
-"""Shards that are held open: each takes a file descriptor, of which a process often has 1024."""
+OPEN_AT_ONCE = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2, 64)
+"""Shards that are held open: each takes a file descriptor. Half of what the process may have."""
 
 
 @dataclass(frozen=True)
