@@ -91,6 +91,8 @@ class Field(BaseModel):
     """A short fixed-shape field (four magnitudes) that belongs in the object table rather than in a member of its own."""
     sentinels: tuple[float | str, ...] = ()
     """Source values that mean missing: nulls in a column; in a member NaN becomes the rule of its mask or ivar."""
+    any_value: bool = False
+    """Whether numbers such as -999 are real in this column. If not, one that is not among its sentinels is an error."""
     ivar: Name | None = None
     """Field with the inverse variance of this one: set to 0 wherever this one is not finite or its mask is bad."""
     mask: Name | None = None

@@ -222,3 +222,21 @@ def test_a_parquet_table_keeps_whole_numbers(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(BrokenSource, match="not a readable Parquet file"):
         parquet_table.read_objects(survey, "parquet", path)
+
+
+@pytest.mark.parametrize("marker", [-999.0, -9999.0, 1e20])
+def test_a_marker_that_the_survey_does_not_declare_is_named(tmp_path: Path, marker: float) -> None:
+    path = tmp_path / "psc_aaa"
+    path.write_text(PSC.replace("|12.467|", f"|{marker}|") + "\n")
+    with pytest.raises(BrokenSource, match=r"looks like a marker[\s\S]*psc_aaa[\s\S]*column: j_m") as caught:
+        text_table.read_objects(SURVEYS["twomass"], "psc", path)
+    assert caught.value.where["value"] == marker
+    table = galex_table()
+    table["E_BV"][3] = marker
+    table.write(tmp_path / "GUVCat_AIS_FOV055_glat.fits")
+    with pytest.raises(BrokenSource, match=r"looks like a marker[\s\S]*column: e_bv"):
+        fits_table.read_objects(SURVEYS["galex"], "fits", tmp_path / "GUVCat_AIS_FOV055_glat.fits")
+    real = [field.model_copy(update={"any_value": True}) for field in SURVEYS["galex"].fields]
+    survey = SURVEYS["galex"].model_copy(update={"fields": tuple(real)})
+    found = fits_table.read_objects(survey, "fits", tmp_path / "GUVCat_AIS_FOV055_glat.fits").table
+    assert found["e_bv"][3].as_py() == np.float32(marker)

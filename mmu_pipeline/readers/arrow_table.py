@@ -12,7 +12,7 @@ from mmu_pipeline.catalog import Survey
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Field
 from mmu_pipeline.readers import ObjectRows, Skipped
-from mmu_pipeline.readers.normalise import ROW_NUMBER, as_text, id_sources, object_ids
+from mmu_pipeline.readers.normalise import ROW_NUMBER, as_text, id_sources, object_ids, refuse_markers
 
 NO_ID = "no object id"
 TRUE, FALSE = ("true", "t", "1", "yes", "y"), ("false", "f", "0", "no", "n")
@@ -103,6 +103,7 @@ def _field(field: Field, form: str, batch: pa.RecordBatch) -> pa.Array:
             source = _null_where(source, pc.invert(pc.is_finite(source)))
         if numbers:
             source = _null_where(source, pc.is_in(source, pa.array(numbers).cast(source.type)))
+        refuse_markers(field, source.drop_null().to_numpy(zero_copy_only=False))
         if form in field.scale or form in field.offset:
             source = pc.add(pc.multiply(pc.cast(source, pa.float64()), field.scale.get(form, 1.0)), field.offset.get(form, 0.0))
     return _cast(source, field.arrow_type, field.name)

@@ -23,6 +23,8 @@ LARGEST_IVAR = 1e37
 """From here on an inverse variance is that of a variance of 0 (1/0 clipped to the largest float32, 3.4e38)."""
 ROW_NUMBER = "#"
 """As the source name of an id: the number of the row in its file."""
+MARKERS = (-999.0, -9999.0, -99999.0, -999999.0, -1e20, 1e20, -1e30, 1e30)
+"""Numbers that surveys write where they have no value, and that hardly occur otherwise."""
 BLANKS = " \t\r\n\0"
 REPR_OF_BYTES = re.compile(r"""b(['"])(.*)\1""", re.DOTALL)
 
@@ -143,6 +145,7 @@ def column(field: Field, form: str, values: Array) -> pa.Array:
         return pc.if_else(missing, pa.scalar(None, pa.string()), texts)
     numbers = numbers_of(values, field.name, field.sentinels)
     missing = _is_sentinel(field, numbers) | ~np.isfinite(numbers)
+    refuse_markers(field, numbers[~missing])
     known = _cast(field, _converted(field, form, np.where(missing, np.ones((), numbers.dtype), numbers)))
     flat = pa.array(known.reshape(-1), mask=missing.reshape(-1))
     return pa.FixedSizeListArray.from_arrays(flat, field.arrow_type.list_size) if field.shape else flat
@@ -166,6 +169,19 @@ def numbers_of(values: Array, column: str, sentinels: Sequence[float | str] = ()
 def number(text: str) -> float:
     """A decimal number, or a hexadecimal integer. Raises ValueError."""
     return float(int(text, 16)) if text[:2].lower() == "0x" else float(text)
+
+
+def refuse_markers(field: Field, numbers: Array) -> None:
+    """Raise BrokenSource where a column of reals holds what surveys write for a missing value, and does not declare it.
+
+    `numbers` are those that are not missing as declared. Errors are left out: they are null with what they belong to.
+    """
+    if field.numpy_dtype.kind != "f" or field.any_value or field.error_of is not None:
+        return
+    markers = np.array(MARKERS, numbers.dtype if numbers.dtype.kind == "f" else np.float64)
+    if (found := numbers[np.isin(numbers, markers)]).size:
+        hint = "add it to the field's sentinels if it means a missing value, or set any_value: true if it does not"
+        raise BrokenSource("a value that looks like a marker", column=field.name, value=found.flat[0], hint=hint)
 
 
 def _is_sentinel(field: Field, numbers: Array) -> npt.NDArray[np.bool_]:
