@@ -17,7 +17,8 @@ from mmu_pipeline.errors import BrokenArtefact
 from mmu_pipeline.loader.layout import Bytes
 from mmu_pipeline.loader.places import Places, Shard
 
-OPEN_AT_ONCE = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2, 64)
+_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+OPEN_AT_ONCE = 65_536 if _LIMIT == resource.RLIM_INFINITY else max(_LIMIT // 2, 1)
 """Shards that are held open: each takes a file descriptor. Half of what the process may have."""
 
 
