@@ -1,6 +1,6 @@
 """What does it cost to deal the samples of a set into other shards, in another order?
 
-    python -m bench.reshard [--records 20000] [--rounds 3] [--folder DIR]
+    python -m bench.reshard [--records 20000] [--rounds 5] [--folder DIR]
 
 Ours copies byte ranges in a random permutation. Peer: `webdataset.WebDataset(...).decode()` into `webdataset.ShardWriter`, in the
 order in which the samples lie: it knows no other. Records per CPU-second (user and system time of the process), medians of rounds
@@ -133,7 +133,7 @@ def seconds(make: Callable[[str, Path], None], url: str, out: Path) -> float:
 
 def main(
     records_: Annotated[int, typer.Option("--records", help="Samples of the set.")] = 20_000,
-    rounds: Annotated[int, typer.Option(help="Rounds that count.")] = 3,
+    rounds: Annotated[int, typer.Option(help="Rounds that count.")] = 5,
     folder: Annotated[Path | None, typer.Option(help="Where to write; memory if there is room for three times the set.")] = None,
 ) -> None:
     room = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 3 * records_ * 100_000
