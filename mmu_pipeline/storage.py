@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import socket
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
+from urllib.parse import urlsplit, urlunsplit
 
 import fsspec
 import fsspec.implementations.local
@@ -26,6 +30,8 @@ from mmu_pipeline.sky import Cell
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
+ASIDE = re.compile(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.partial$")
+"""End of the name of a file that is being written: who writes it, by machine and process."""
 REQUESTS_AT_ONCE = 16
 """Small files of an object store that are read at a time."""
 
@@ -90,7 +96,7 @@ class Root:
                     raise
             return
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        aside = f"{target}.{uuid.uuid4().hex[:8]}.partial"
+        aside = f"{target}.{_this_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.partial"
         try:
             with open(aside, "wb") as file:
                 yield file
@@ -99,6 +105,13 @@ class Root:
             if os.path.exists(aside):
                 os.remove(aside)
             raise
+
+    def sweep(self) -> None:
+        """Remove what processes of this machine that were killed left half written. An object store has no such files."""
+        for path in Path(self.path("")).rglob("*.partial") if self.is_local else ():
+            found = ASIDE.search(path.name)
+            if found and found[1] == _this_host() and not _is_running(int(found[2])):
+                path.unlink(missing_ok=True)
 
     def write_bytes(self, relative: str, content: bytes) -> None:
         with self.writing(relative) as file:
@@ -138,11 +151,32 @@ class Root:
             self.fs.rm(self.path(relative), recursive=recursive)
 
 
+@cache
+def _this_host() -> str:
+    return digest(socket.gethostname().encode())[:8]
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 @lru_cache(maxsize=64)
 def _place(url: str, working_folder: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Filesystem and absolute path of a URL; kept, since every small file asks. A relative path hangs on the working folder."""
     fs, path = url_to_fs(url)
     return fs, path.rstrip("/")
+
+
+def public_url(url: str) -> str:
+    """A URL without user, password, query and fragment: fit for logs, receipts and manifests."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")) if parts.scheme else url
 
 
 def object_folder(survey: str) -> str:

@@ -12,7 +12,7 @@ from mmu_pipeline.errors import BadInput, BrokenSource, Unreachable
 from mmu_pipeline.readers.companions import companion, find_companion
 from mmu_pipeline.simulate.serve import Busy, CutShort, serving
 from mmu_pipeline.stages import download
-from mmu_pipeline.stages.download import SourceFile, detect_form, fetch, list_files, public_url, reading
+from mmu_pipeline.stages.download import SourceFile, detect_form, fetch, list_files, reading
 
 CELLS = Form(reader="mmu_v1", files=("healpix=*/*.hdf5", "healpix=*/*.h5"), cut_by_cell=True)
 FLAT = Form(reader="snana", files=("*.txt",))
@@ -155,8 +155,3 @@ def test_a_cached_file_of_another_version_is_fetched_again(place: Path, tmp_path
 def test_no_server_at_all_is_told_in_one_error() -> None:
     with pytest.raises(Unreachable, match="cannot be read"):
         list_files(FLAT, "http://127.0.0.1:9/nothing")
-
-
-def test_urls_are_shown_without_secrets() -> None:
-    assert public_url("https://me:secret@host:8000/a/b?token=1#x") == "https://host:8000/a/b"
-    assert public_url("/data/x") == "/data/x"

@@ -17,6 +17,7 @@ from mmu_pipeline.catalog import Recipe, Survey
 from mmu_pipeline.shards.index import INDEX_PATH, IndexFacts
 from mmu_pipeline.shards.schema import MemberField, Scalar, sample_members, sample_scalars
 from mmu_pipeline.shards.splits import SPLITS
+from mmu_pipeline.storage import public_url
 
 MANIFEST_PATH = "manifest.json"
 FORMAT_VERSION = 1
@@ -105,13 +106,12 @@ def facts_of_set(version: str, shards: Sequence[ShardFile], index: IndexFacts) -
     }
 
 
-def public_url(url: str) -> str:
-    """A URL that may be shown to anyone: without credentials or tokens; places on this machine have no name for others."""
-    clean = re.split(r"[?#]", re.sub(r"//[^/@]*@", "//", url))[0]
-    host = re.match(r"(?:.*::)?(\w[\w+.-]*)://([^/:]*|\[[^\]]*\])", clean)
+def _place(url: str) -> str:
+    """A URL that may be shown to anyone. Places on this machine have no name for others."""
+    host = re.match(r"(?:.*::)?(\w[\w+.-]*)://(?:[^/@]*@)?([^/:]*|\[[^\]]*\])", url)
     if host is None or host[1] in ("file", "local", "memory") or re.fullmatch(r"localhost|127\..*|\[::1\]|0\.0\.0\.0", host[2]):
         return LOCAL_COPY
-    return clean
+    return public_url(url)
 
 
 def dtype_name(type_: pa.DataType) -> str:
@@ -167,8 +167,8 @@ def _survey(entry: Provenance) -> dict[str, Any]:
         "licence": survey.licence,
         "citation": survey.citation,
         "form": entry.form,
-        "published_at": public_url(form.url) if form.url else "",
-        "read_from": public_url(entry.url),
+        "published_at": _place(form.url) if form.url else "",
+        "read_from": _place(entry.url),
         "files": entry.files,
         "known_faults": list(form.faults),
     }

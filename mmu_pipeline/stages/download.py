@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, TypeVar
-from urllib.parse import urlsplit, urlunsplit
 
 import fsspec
 import fsspec.implementations.local
@@ -28,7 +27,7 @@ from mmu_pipeline.catalog import Form
 from mmu_pipeline.errors import BadInput, BrokenSource, Unreachable
 from mmu_pipeline.readers.companions import companion_name
 from mmu_pipeline.sky import CELL_ORDER, Cell, cells_touching
-from mmu_pipeline.storage import digest
+from mmu_pipeline.storage import digest, public_url
 
 CELL_FOLDER = re.compile(r"healpix=0*(\d+)")
 HATS_PARTITION = re.compile(r"(?:.*/)?Norder=(\d+)/(?:.*/)?Npix=(\d+)(?:[./].*)?")
@@ -54,12 +53,6 @@ class SourceFile:
     sha256: str | None = None
     state: Literal["listed", "unlisted", "missing"] = "listed"
     """Against the survey's list of members, where it has one."""
-
-
-def public_url(url: str) -> str:
-    """A URL without user, password, query and fragment: fit for logs, receipts and manifests."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")) if parts.scheme else url
 
 
 def _passing(error: BaseException) -> bool:

@@ -6,10 +6,10 @@ from collections import Counter
 from dataclasses import dataclass
 
 from mmu_pipeline.stages.build import STAGES, Build, Unit
-from mmu_pipeline.stages.download import SourceFile, public_url
+from mmu_pipeline.stages.download import SourceFile
 from mmu_pipeline.stages.pipeline import set_aside_of, stage_receipts, units_of
 from mmu_pipeline.stages.publish import LATEST
-from mmu_pipeline.storage import valid_receipt
+from mmu_pipeline.storage import public_url, valid_receipt
 
 
 @dataclass(frozen=True)

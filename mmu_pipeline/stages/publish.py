@@ -57,6 +57,7 @@ def publish(build: Build) -> Published:
 def _seal(build: Build, plan: dict[str, Any], receipts: dict[str, list[Receipt]], set_aside: list[dict[str, str]]) -> None:
     """Write all but the shards into the version's folder aside, check the whole from the outside, move it to its place."""
     aside = aside_folder(build, plan["version"])
+    build.root.sweep()
     if not plan["shards"]:
         raise BrokenArtefact("no sample came out of this build", recipe=build.recipe.name,
                              hint="`mmu status` says what was set aside or left out, and why")  # fmt: skip
