@@ -23,12 +23,13 @@ class Partition:
     """Under the root."""
     rows: int
     digest: str
+    """What changes with its rows."""
 
 
-def write_metadata(root: Root, folder: str, name: str, partitions: list[Partition], extra: dict[str, str] | None = None) -> None:
+def write_metadata(root: Root, folder: str, name: str, partitions: list[Partition]) -> None:
     """Write `hats.properties`, `partition_info.csv`, `_metadata` and `_common_metadata` of a catalog.
 
-    Layout of the HATS note (IVOA, 2025). `extra` are further properties. An empty catalog has no metadata.
+    Layout of the HATS note (IVOA, 2025). An empty catalog has no metadata.
     """
     partitions = sorted((partition for partition in partitions if partition.rows), key=lambda item: item.cell)
     if not partitions:
@@ -57,7 +58,6 @@ def write_metadata(root: Root, folder: str, name: str, partitions: list[Partitio
         "hats_order": str(max(partition.cell.order for partition in partitions)),
         "hats_version": "v1.0",
         "hats_builder": f"mmu_pipeline v{__version__}",
-        **(extra or {}),
     }
     text = "".join(f"{key}={value}\n" for key, value in properties.items()).encode()
     root.write_bytes(f"{folder}/properties", text)

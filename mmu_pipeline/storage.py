@@ -187,6 +187,11 @@ def match_folder(recipe: str) -> str:
     return f"matches/{recipe}"
 
 
+def latest_path(recipe: str) -> str:
+    """The file that holds the name of the version which readers should take."""
+    return f"shards/{recipe}/LATEST"
+
+
 def shard_folder(recipe: str, version: str) -> str:
     return f"shards/{recipe}/{version}"
 

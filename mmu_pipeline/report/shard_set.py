@@ -15,6 +15,7 @@ from fsspec.core import url_to_fs
 from mmu_pipeline.errors import BadInput
 from mmu_pipeline.shards.index import INDEX_PATH
 from mmu_pipeline.shards.manifest import MANIFEST_PATH
+from mmu_pipeline.shards.opened import set_folder
 from mmu_pipeline.shards.samples import Sample
 from mmu_pipeline.shards.tar import iterate, read_sample
 from mmu_pipeline.shards.ustar import END_OF_ARCHIVE
@@ -56,18 +57,8 @@ class ShardSet:
 
 def open_set(url: str | Path) -> ShardSet:
     """Open a set by the folder of a version, or of a recipe (then its latest version). Raises BadInput if there is none."""
-    folder = set_folder(url)
+    folder = set_folder(str(url))
     return ShardSet(folder, folder.read_json(MANIFEST_PATH), folder.read_table(INDEX_PATH))
-
-
-def set_folder(url: str | Path) -> Root:
-    """The folder of a version, given it or that of its recipe (then the latest version). Raises BadInput if there is none."""
-    folder = Root(str(url).rstrip("/"))
-    if folder.exists(MANIFEST_PATH):
-        return folder
-    if not folder.exists("LATEST"):
-        raise BadInput("no shard set here", url=folder.url, hint="give the folder that holds manifest.json, or LATEST beside it")
-    return Root(f"{folder.url}/{folder.read_bytes('LATEST').decode().strip()}")
 
 
 def object_positions(shard_set: ShardSet) -> dict[str, tuple[Float, Float]]:

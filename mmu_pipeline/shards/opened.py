@@ -20,6 +20,14 @@ def locate(url: str) -> Root:
     return folder
 
 
+def set_folder(url: str) -> Root:
+    """The folder of a version, given it or that of its recipe (then the latest version). Raises BadInput if there is none."""
+    folder = locate(url)
+    if not folder.exists(MANIFEST_PATH):
+        raise BadInput("no shard set here", url=folder.url, hint="give the folder that holds manifest.json, or LATEST beside it")
+    return folder
+
+
 def read_manifest(root: Root) -> dict[str, Any]:
     """The manifest of the set in a folder. Raises BadInput if there is none, or one of another format."""
     if not root.exists(MANIFEST_PATH):

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from mmu_pipeline.stages.build import STAGES, Build, Unit
 from mmu_pipeline.stages.download import SourceFile
 from mmu_pipeline.stages.pipeline import set_aside_of, stage_receipts, units_of
-from mmu_pipeline.stages.publish import LATEST
-from mmu_pipeline.storage import public_url, valid_receipt
+from mmu_pipeline.storage import latest_path, public_url, valid_receipt
 
 
 @dataclass(frozen=True)
@@ -107,6 +106,6 @@ def status(build: Build) -> Status:
             StageStatus(stage, len(receipts), states["done"], states["partial"], states["set_aside"], rows, dict(skipped))
         )
         set_aside += set_aside_of(receipts)
-    latest = LATEST.format(recipe=build.recipe.name)
+    latest = latest_path(build.recipe.name)
     version = build.root.read_bytes(latest).decode().strip() if build.root.exists(latest) else None
     return Status(build.recipe.name, tuple(stages), tuple(set_aside), version)

@@ -99,18 +99,18 @@ def finish_stage(stage: str, build: Build, outcomes: Sequence[Outcome]) -> None:
     names = sorted(unit.name for unit in units)
     build.root.write_json(_stage_list(build, stage), names)
     if stage == "objects":
-        for survey in build.surveys.values():
-            partitions = _partitions(build, survey.name)
-            folder = object_folder(survey.name)
-            write_metadata(build.root, folder, survey.name, list(partitions.values()))
+        receipts = stage_receipts(build, stage)
+        for name in build.surveys:
+            write_metadata(build.root, object_folder(name), name, list(_partitions(build, name, receipts).values()))
     elif stage == "match":
-        receipts = read_receipts(build, "match", names)
-        partitions_of_match = [
-            Partition(cell, partition_path(match_folder(build.recipe.name), cell), receipt.rows_out, receipt.facts["digest"])
-            for receipt in receipts
-            if receipt.status == "done" and (cell := Cell(CELL_ORDER, int(receipt.unit.split("/")[1])))
+        folder = match_folder(build.recipe.name)
+        cells = [(receipt, Cell(CELL_ORDER, int(receipt.unit.split("/")[1]))) for receipt in stage_receipts(build, stage)]
+        found = [
+            Partition(cell, partition_path(folder, cell), receipt.rows_out, receipt.fingerprint)
+            for receipt, cell in cells
+            if receipt.status == "done"
         ]
-        write_metadata(build.root, match_folder(build.recipe.name), build.recipe.name, partitions_of_match)
+        write_metadata(build.root, folder, build.recipe.name, found)
     elif stage == "samples":
         shards.write_plan(build, read_receipts(build, "samples", names) if outcomes else [], units)
 
@@ -212,20 +212,20 @@ def _object_units(build: Build) -> list[Unit]:
     for receipt in stage_receipts(build, "scan"):
         for pixel in receipt.facts.get("partitions", {}):
             pieces[receipt.unit.split("/")[0], int(pixel)].append(receipt)
+    wanted = {name: _wanted_cells(build, name, build.cells) for name in build.surveys}
     return [
         Unit("objects", f"{name}/{pixel}", _first_cell(build.surveys[name].partition_order, pixel),
              100 * sum(receipt.facts["partitions"][str(pixel)] for receipt in receipts),
              tuple(receipt.unit for receipt in receipts),
              fingerprint("objects", build.surveys[name], pixel, [(r.unit, r.facts["digest"], r.fingerprint) for r in receipts]))
         for (name, pixel), receipts in sorted(pieces.items())
-        if _is_complete(build, name, pixel)
+        if _is_complete(wanted[name], build.surveys[name].partition_order, pixel)
     ]  # fmt: skip
 
 
-def _is_complete(build: Build, name: str, pixel: int) -> bool:
+def _is_complete(wanted: frozenset[int] | None, order: int, pixel: int) -> bool:
     """Whether all of a partition's source cells are in this build: rows that strayed into others wait for theirs."""
-    wanted = _wanted_cells(build, name, build.cells)
-    return wanted is None or _first_cell(build.surveys[name].partition_order, pixel) in wanted
+    return wanted is None or _first_cell(order, pixel) in wanted
 
 
 def _first_cell(order: int, pixel: int) -> int:
@@ -234,11 +234,11 @@ def _first_cell(order: int, pixel: int) -> int:
     return pixel << shift if shift >= 0 else pixel >> -shift
 
 
-def _partitions(build: Build, name: str) -> dict[int, Partition]:
-    """Partitions of a survey's object table that this build may read, by pixel."""
+def _partitions(build: Build, name: str, receipts: Iterable[Receipt]) -> dict[int, Partition]:
+    """Partitions of a survey's object table that this build may read, by pixel, from the receipts of the objects stage."""
     survey = build.surveys[name]
     result = {}
-    for receipt in stage_receipts(build, "objects"):
+    for receipt in receipts:
         owner, pixel = receipt.unit.split("/")
         if owner == name and receipt.status == "done":
             cell = Cell(survey.partition_order, int(pixel))
@@ -246,10 +246,10 @@ def _partitions(build: Build, name: str) -> dict[int, Partition]:
     return result
 
 
-def _missing_cells(build: Build, name: str) -> set[int]:
-    """Order-4 cells of a survey cut by cell whose source could not be read, in whole or in part."""
+def _missing_cells(name: str, receipts: Iterable[Receipt]) -> set[int]:
+    """Order-4 cells of a survey cut by cell whose source could not be read, in whole or in part: from the scan's receipts."""
     missing: set[int] = set()
-    for receipt in stage_receipts(build, "scan"):
+    for receipt in receipts:
         owner, cells = receipt.unit.split("/")
         first, _, last = cells.partition("-")
         if receipt.status != "done" and owner == name and first.isdigit():
@@ -259,11 +259,12 @@ def _missing_cells(build: Build, name: str) -> set[int]:
 
 def _match_units(build: Build) -> list[Unit]:
     recipe = build.recipe
-    partitions = {name: _partitions(build, name) for name in recipe.survey_names}
-    missing = {name: _missing_cells(build, name) for name in recipe.survey_names}
+    scanned, stored = stage_receipts(build, "scan"), stage_receipts(build, "objects")
+    partitions = {name: _partitions(build, name, stored) for name in recipe.survey_names}
+    missing = {name: _missing_cells(name, scanned) for name in recipe.survey_names}
     rows: dict[int, int] = defaultdict(int)
     motions: dict[str, list[dict[str, float]]] = defaultdict(list)
-    for receipt in stage_receipts(build, "objects"):
+    for receipt in stored:
         owner = receipt.unit.split("/")[0]
         motions[owner].append(receipt.facts.get("motion", {}))
         for cell, count in receipt.facts.get("cells", {}).items() if owner == recipe.primary.survey else ():

@@ -13,10 +13,7 @@ from mmu_pipeline.stages.build import STAGES, Build
 from mmu_pipeline.stages.pipeline import set_aside_of, stage_receipts
 from mmu_pipeline.stages.seal import point_to, seal, shard_files
 from mmu_pipeline.stages.shards import aside_folder, plan_of, plan_path
-from mmu_pipeline.storage import Receipt, shard_folder
-
-LATEST = "shards/{recipe}/LATEST"
-"""Holds the name of the version that readers should take."""
+from mmu_pipeline.storage import Receipt, latest_path, shard_folder
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ def publish(build: Build) -> Published:
     reused = build.root.exists(f"{folder}/{MANIFEST_PATH}")
     if not reused:
         _seal(build, plan, receipts, set_aside)
-    point_to(build.root, LATEST.format(recipe=build.recipe.name), version)
+    point_to(build.root, latest_path(build.recipe.name), version)
     if not set_aside:
         build.root.remove(f"pieces/samples/{build.recipe.name}", recursive=True)
         build.root.remove(f"pieces/plan/{build.recipe.name}", recursive=True)
