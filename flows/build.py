@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from dataclasses import replace as with_changes
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, cast
@@ -21,7 +21,7 @@ from uuid import UUID
 import numpy as np
 from distributed import Client
 from prefect import State, flow, task
-from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.artifacts import create_link_artifact, create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 from prefect.states import Completed
@@ -30,13 +30,17 @@ from prefect.tasks import exponential_backoff
 from prefect.utilities.annotations import quote
 
 from mmu_pipeline.cluster import BATCH_UNITS, ClusterLost, Patience, open_client, run_units
-from mmu_pipeline.progress import Tally, sentence, shown
+from mmu_pipeline.journal import Journal
+from mmu_pipeline.log import log_stage
+from mmu_pipeline.progress import Tally, sentence
+from mmu_pipeline.report.run import write_run_page
 from mmu_pipeline.stages.build import STAGES, Build, Outcome, Unit
 from mmu_pipeline.stages.pipeline import finish_stage, run_unit, units_of
 from mmu_pipeline.stages.prepare import claim_root, prepare
 from mmu_pipeline.stages.publish import Published, publish
 from mmu_pipeline.storage import each, valid_receipt
 from mmu_pipeline.tables import size
+from mmu_pipeline.watch import Watch, watching
 
 GROUPS_AT_ONCE = 4
 """Prefect task runs at a time: enough that the tail of one group leaves no worker idle."""
@@ -60,6 +64,8 @@ class BuildResult:
     """Whether this version was there already."""
     set_aside: tuple[dict[str, str], ...]
     """stage, unit and reason of each unit that is not whole."""
+    page: str
+    """URL of the page of the run that made it."""
     stages: tuple[Tally, ...]
     seconds: float
 
@@ -99,31 +105,31 @@ def _lost_cluster(task: Any, task_run: Any, state: State[Any]) -> bool:
 )
 def run_group(stage: str, cells: str, work: Any) -> int:
     """Run one group's units on Dask, each outcome handed over as it comes. Gives their number."""
-    client, build, units, arrived, batch, patience = work
+    client, build, units, arrived, batch, patience, running = work
     count = 0
-    for outcome in run_units(client, run_unit, build, units, batch_units=batch, patience=patience):
+    for outcome in run_units(client, run_unit, build, units, batch_units=batch, patience=patience, running=running):
         arrived.put(outcome)
         count += 1
     return count
 
 
-def run_stage(
-    stage: str, build: Build, open_once: Callable[[], Client], batch: int, patience: Patience, show: Callable[[Tally], None]
-) -> Tally:
+def run_stage(stage: str, build: Build, open_once: Callable[[], Client], batch: int, patience: Patience, watch: Watch) -> Tally:
     """Run what is open of one stage, a Prefect task run per group, and finish the stage."""
     start = time.monotonic()
     units = units_of(stage, build)
     tally, outcomes = Tally(stage, len(units)), reusable(build, units)
     for outcome in outcomes.values():
         tally = tally.plus(outcome)
+        watch.note(outcome)
     if units:
-        show(tally)
+        watch.show(tally)
     groups = neighbours([unit for unit in units if unit.name not in outcomes])
     report = _progress_artifact(tally, build) if groups else lambda tally: None
     arrived: SimpleQueue[Any] = SimpleQueue()
-    for group in groups:
+    running: dict[int, int] = {}
+    for number, group in enumerate(groups):
         cells = f"{group[0].name} to {group[-1].name}" if group[1:] else group[0].name
-        work = quote((open_once(), build, group, arrived, batch, patience))
+        work = quote((open_once(), build, group, arrived, batch, patience, partial(running.__setitem__, number)))
         run_group.submit(stage, cells, work).add_done_callback(arrived.put)
     open_groups = len(groups)
     while open_groups:
@@ -137,16 +143,19 @@ def run_stage(
         elif item is not None and item.unit.name not in outcomes:  # a group that is tried again meets units that it finished
             outcomes[item.unit.name] = item
             tally = tally.plus(item)
-        show(tally)
+            watch.note(item)
+        tally = with_changes(tally, running=sum(list(running.values())))
+        watch.show(tally)
         report(tally)
     finish_stage(stage, build, [outcomes[unit.name] for unit in units])
-    return with_changes(tally, seconds=round(time.monotonic() - start, 3))
+    tally = with_changes(tally, seconds=round(time.monotonic() - start, 3), running=0)
+    log_stage(build.recipe.name, tally)
+    return tally
 
 
 def _progress_artifact(tally: Tally, build: Build) -> Callable[[Tally], None]:
     """A progress artifact of one stage, and the function that brings it up to date every few seconds and at the end."""
-    key = f"{build.recipe.name}-{tally.stage}".replace("_", "-")
-    artifact = cast(UUID, create_progress_artifact(0.0, key, sentence(tally)))
+    artifact = cast(UUID, create_progress_artifact(0.0, _key(f"{build.recipe.name}-{tally.stage}"), sentence(tally)))
     last = time.monotonic()
 
     def report(tally: Tally) -> None:
@@ -158,9 +167,21 @@ def _progress_artifact(tally: Tally, build: Build) -> Callable[[Tally], None]:
     return report
 
 
-def _table_artifacts(result: BuildResult) -> None:
-    """What was done, and what was set aside and why."""
-    name = result.recipe.replace("_", "-")
+def _open(stack: ExitStack, cluster: str, build: Build) -> Client:
+    """A client for as long as the stack is open, its dashboard linked from the flow run where it has one."""
+    client: Client = stack.enter_context(open_client(cluster))
+    if "dashboard" in client.scheduler_info(n_workers=0)["services"]:
+        create_link_artifact(client.dashboard_link, f"{_key(build.recipe.name)}-dask", description="Dask dashboard of this build")
+    return client
+
+
+def _key(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _artifacts(result: BuildResult) -> None:
+    """What was done, what was set aside and why, and where the page of the run lies."""
+    name = _key(result.recipe)
     rows = [
         {
             "stage": tally.stage,
@@ -175,6 +196,7 @@ def _table_artifacts(result: BuildResult) -> None:
         for tally in result.stages
     ]
     create_table_artifact(rows, f"{name}-done", f"Version {result.version}, {result.samples:,} samples: {result.url}")
+    create_link_artifact(result.page, f"{name}-page", description=f"Page of the run that made version {result.version}")
     if result.set_aside:
         create_table_artifact(list(result.set_aside), f"{name}-set-aside", "Missing; the next run tries these again")
 
@@ -203,6 +225,7 @@ def build(
     replace: bool = False,
     batch_units: int = BATCH_UNITS,
     patience_s: float = 3600.0,
+    metrics: str | None = None,
     quiet: bool = False,
 ) -> BuildResult | State[BuildResult]:
     """Build a recipe's shards under a root and publish them. Parameters as the options of `mmu build`.
@@ -213,15 +236,17 @@ def build(
     folders = [Path(folder) for folder in survey_dirs or ()]
     plan = prepare(recipe, root=root, sources=sources, survey_dirs=folders, cells=cells, cone=cone, cache=cache)
     claim_root(plan, replace)
-    with shown(quiet) as show, ExitStack() as stack:
-        open_once = lru_cache(lambda: stack.enter_context(open_client(cluster)))
+    journal = Journal()
+    with watching(plan.recipe.name, journal, quiet=quiet, metrics=metrics) as watch, ExitStack() as stack:
+        open_once = lru_cache(lambda: _open(stack, cluster, plan))
         patience = Patience(without_outcome=patience_s)
-        stages = tuple(run_stage(stage, plan, open_once, batch_units, patience, show) for stage in STAGES)
+        stages = tuple(run_stage(stage, plan, open_once, batch_units, patience, watch) for stage in STAGES)
         published = verify_and_publish(quote(plan))
     seconds = round(time.monotonic() - start, 2)
-    result = BuildResult(**asdict(published), recipe=plan.recipe.name, stages=stages, seconds=seconds)
+    page = write_run_page(plan.root, plan.recipe.name, published, journal.table(), stages, seconds)
+    result = BuildResult(**asdict(published), recipe=plan.recipe.name, page=page, stages=stages, seconds=seconds)
     if not published.reused or published.set_aside:
-        _table_artifacts(result)
+        _artifacts(result)
     if published.set_aside:
         return Completed(name="Cells set aside", message=f"{len(published.set_aside)} units are missing", data=result)
     return result

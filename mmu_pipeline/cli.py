@@ -6,10 +6,12 @@ Exit codes: 0 complete, 1 failed, 2 bad input, 3 finished with units set aside.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import time
 from dataclasses import asdict
+from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,6 +37,14 @@ app = typer.Typer(
 )
 SET_ASIDE = 3
 
+
+class LogStyle(StrEnum):
+    """How log records are written."""
+
+    text = "text"
+    json = "json"
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the log of the orchestration.")]
 SurveyDirs = Annotated[list[Path] | None, typer.Option("--survey-dir", help="Folder of further survey YAML files. Repeatable.")]
@@ -52,6 +62,12 @@ Replace = Annotated[bool, typer.Option("--replace", help="Build over what the ro
 Shards = Annotated[str, typer.Argument(metavar="SHARDS", help="Folder or URL of a shard set.")]
 Cluster = Annotated[
     str, typer.Option("--cluster", help="local, local:N for N processes, or tcp://host:port of a Dask scheduler.")
+]
+Metrics = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="Serve Prometheus metrics while it runs; a port alone is of loopback.")
+]
+Log = Annotated[
+    LogStyle | None, typer.Option(help="Log to stderr, a record per stage and set-aside unit; with --debug per unit.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
@@ -142,16 +158,19 @@ def plan(
 @app.command()
 def build(
     recipe: RecipeName, root: RootUrl = "runs", cluster: Cluster = "local", source: Sources = None, survey_dir: SurveyDirs = None,
-    cells: Cells = None, cone: Cone = None, cache: Cache = None, replace: Replace = False, quiet: Quiet = False,
-    as_json: AsJson = False, debug: Debug = False,
+    cells: Cells = None, cone: Cone = None, cache: Cache = None, replace: Replace = False, metrics: Metrics = None,
+    log: Log = None, quiet: Quiet = False, as_json: AsJson = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Build a recipe's shards and publish them. Run it again at any time: what is finished is not done again."""
+    from mmu_pipeline.log import log_to_stderr
     from mmu_pipeline.stages.prepare import claim_root
 
     asked = _asked(recipe, root, source, survey_dir, cells, cone, cache)
+    if log is not None:
+        log_to_stderr(log.value, logging.DEBUG if debug else logging.INFO)
     claim_root(_prepared(asked), replace)  # what is wrong with it is said before the orchestration starts
-    result = _flow(debug)(**asked, cluster=cluster, replace=replace, quiet=quiet)
-    _give(as_json, asdict(result), tables.published_lines(result, result.seconds))
+    result = _flow(debug)(**asked, cluster=cluster, replace=replace, metrics=metrics, quiet=quiet or log is not None)
+    _give(as_json, asdict(result), tables.published_lines(result, result.seconds, result.page))
     if result.set_aside:
         raise typer.Exit(SET_ASIDE)
 

@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from queue import Empty, SimpleQueue
@@ -163,18 +163,22 @@ def run_units(
     *,
     batch_units: int = BATCH_UNITS,
     patience: Patience = Patience(),
+    running: Callable[[int], None] = lambda count: None,
 ) -> Iterator[Outcome]:
     """The outcome `run(unit, build)` of every unit, as they come; the window in flight is bounded, whatever their number.
 
     Units of a batch whose worker died run again one by one; those that died again, with no other suspect on the cluster. What
-    dies there too is set aside, and nothing else is. Raises ClusterLost, and what `run` raises; what was submitted is cancelled.
+    dies there too is set aside, and nothing else is. `running` is told how many units are out on workers.
+
+    Raises ClusterLost, and what `run` raises; what was submitted is cancelled.
     """
     even_share = len(units) // (2 * TASKS_PER_THREAD * max(1, threads(client)))
     waiting = batches(units, min(batch_units, max(1, even_share)))
-    for per_thread in (TASKS_PER_THREAD, 1, 0):
+    for attempt, per_thread in enumerate((TASKS_PER_THREAD, 1, 0), start=1):
         killed: list[Unit] = []
         with nullcontext() if per_thread else _ALONE:
-            yield from _drive(client, partial(_run_batch, run, build), waiting, per_thread, patience, killed)
+            for outcome in _drive(client, partial(_run_batch, run, build), waiting, per_thread, patience, killed, running):
+                yield replace(outcome, attempts=attempt)
         waiting = batches(killed, 1)
     for unit in killed:
         yield _died(build, unit)
@@ -197,6 +201,7 @@ def _drive(
     per_thread: int,
     patience: Patience,
     killed: list[Unit],
+    tell: Callable[[int], None],
 ) -> Iterator[Outcome]:
     finished: SimpleQueue[Any] = SimpleQueue()
     running: dict[str, tuple[Any, tuple[Unit, ...]]] = {}
@@ -207,6 +212,7 @@ def _drive(
                 future = client.submit(call, batch, key=f"{batch[0].stage}-{uuid4()}")
                 running[future.key] = future, batch
                 future.add_done_callback(finished.put)
+            tell(sum(len(batch) for _, batch in running.values()))
             if not running:
                 return
             future = _next(client, finished, running, patience)

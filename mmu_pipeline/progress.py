@@ -28,6 +28,8 @@ class Tally:
     done: int = 0
     reused: int = 0
     set_aside: int = 0
+    running: int = 0
+    """Units out on workers at this moment."""
     rows: int = 0
     """Rows out, of the units done or reused."""
     bytes: int = 0
@@ -55,6 +57,8 @@ def sentence(tally: Tally) -> str:
     parts = [f"{tally.stage:<8} {tally.finished}/{tally.units} units", f"{tally.rows:,} rows", size(tally.bytes)]
     if tally.reused:
         parts.append(f"{tally.reused} reused")
+    if tally.running:
+        parts.append(f"{tally.running} running")
     if tally.set_aside:
         parts.append(f"{tally.set_aside} set aside")
     return ", ".join(parts)
@@ -92,9 +96,20 @@ class _Facts(ProgressColumn):
         text = Text(f"{tally.finished}/{tally.units}  {tally.rows:,} rows  {size(tally.bytes)}")
         if tally.reused:
             text.append(f"  {tally.reused} reused", "dim")
+        if tally.running:
+            text.append(f"  {tally.running} running", "cyan")
+        if (task.speed or 0) and not task.finished:
+            text.append(f"  {_rate(task.fields['first'], tally, task.elapsed or 0.0)}", "dim")
         if tally.set_aside:
             text.append(f"  {tally.set_aside} set aside", "yellow")
         return text
+
+
+def _rate(first: Tally, tally: Tally, seconds: float) -> str:
+    """Rows and bytes a second since the stage was first shown: what was reused is in that first tally."""
+    if not seconds:
+        return ""
+    return f"{(tally.rows - first.rows) / seconds:,.0f} rows/s  {size((tally.bytes - first.bytes) / seconds)}/s"
 
 
 def _bars(console: Console) -> Progress:
@@ -107,7 +122,7 @@ def _live(bars: Progress) -> Callable[[Tally], None]:
 
     def show(tally: Tally) -> None:
         if tally.stage not in rows:
-            rows[tally.stage] = int(bars.add_task(tally.stage, total=tally.units, tally=tally))
+            rows[tally.stage] = int(bars.add_task(tally.stage, total=tally.units, tally=tally, first=tally))
         bars.update(rows[tally.stage], completed=tally.finished, tally=tally)  # type: ignore[arg-type]
 
     return show

@@ -239,7 +239,11 @@ class Receipt:
     """Path under the root -> bytes."""
     reason: str = ""
     """Why the unit was set aside."""
+    started: float = 0.0
+    """When it began, Unix seconds by the clock of its worker."""
     seconds: float = 0.0
+    worker: str = ""
+    """Where it ran: host/process/thread."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What later stages plan with: counts per cell, digests, bytes moved."""
 

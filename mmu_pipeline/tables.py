@@ -126,13 +126,14 @@ def status_table(status: Status) -> Group:
     )
 
 
-def published_lines(published: Published, seconds: float) -> Group:
-    """What a build made, and what to do next."""
+def published_lines(published: Published, seconds: float, page: str | None = None) -> Group:
+    """What a build made, the page of its run, and what to do next."""
     head = "nothing to do, this version is there" if published.reused else f"published in {seconds:.1f} s"
     return Group(
         *set_aside_lines(published.set_aside),
         f"[bold green]{published.version}[/]  {counted(published.samples)} samples, {head}",
         Text(published.url),
+        *([Text(f"page of the run: {page}", "dim")] if page else []),
         Text(f"next: mmu show {published.url}", "dim"),
     )
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
+import socket
+import threading
 import time
 import traceback
 from collections import defaultdict
@@ -55,7 +58,7 @@ def run_unit(unit: Unit, build: Build) -> Outcome:
     known = valid_receipt(build.root, unit.stage, unit.name, unit.fingerprint)
     if known is not None:
         return Outcome(unit, "reused", known)
-    start = time.monotonic()
+    started, start = time.time(), time.monotonic()
     try:
         receipt = STAGE_FUNCTIONS[unit.stage](unit, build)
     except BadInput:
@@ -69,8 +72,13 @@ def run_unit(unit: Unit, build: Build) -> Outcome:
         receipt = _set_aside(unit, _unexpected(error))
     except Exception as error:  # a unit's odd data must not end a run of thousands: it is set aside, with the place in the code
         receipt = _set_aside(unit, _unexpected(error))
-    receipt = write_receipt(build.root, replace(receipt, seconds=round(time.monotonic() - start, 4)))
+    seconds = round(time.monotonic() - start, 4)
+    receipt = write_receipt(build.root, replace(receipt, started=round(started, 3), seconds=seconds, worker=_this_worker()))
     return Outcome(unit, "set_aside" if receipt.status == "set_aside" else "done", receipt)
+
+
+def _this_worker() -> str:
+    return f"{socket.gethostname()}/{os.getpid()}/{threading.get_native_id()}"
 
 
 def _set_aside(unit: Unit, reason: str) -> Receipt:

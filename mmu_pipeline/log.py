@@ -1,0 +1,62 @@
+"""What happens in a run -> log records that carry recipe, survey, cell and stage: text for people, JSON lines for machines."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Literal
+
+from pythonjsonlogger.json import JsonFormatter
+
+from mmu_pipeline.progress import Tally
+from mmu_pipeline.stages.build import Outcome
+
+LOGGER = logging.getLogger("mmu_pipeline")
+TEXT = "%(asctime)s %(levelname)-7s %(message)s"
+FIELDS = {"asctime": "time", "levelname": "level"}
+
+
+def log_to_stderr(style: Literal["text", "json"], level: int = logging.INFO) -> None:
+    """Send this package's records to stderr, each on one line; called again it changes the style."""
+    handler = logging.StreamHandler()
+    json_lines = JsonFormatter("%(asctime)s %(levelname)s %(name)s %(message)s", rename_fields=FIELDS)
+    handler.setFormatter(json_lines if style == "json" else logging.Formatter(TEXT))
+    LOGGER.handlers[:] = [handler]
+    LOGGER.propagate = False
+    LOGGER.setLevel(level)
+
+
+def outcomes_logged(recipe: str) -> Callable[[Outcome], None]:
+    """A function that logs what became of a unit: set aside as a warning, the rest at level DEBUG."""
+
+    def note(outcome: Outcome) -> None:
+        unit, receipt = outcome.unit, outcome.receipt
+        aside = outcome.status == "set_aside" or receipt.status != "done"
+        facts: dict[str, Any] = {
+            "recipe": recipe, "stage": unit.stage, "unit": unit.name, "survey": _survey(unit.stage, unit.name), "cell": unit.cell,
+            "status": outcome.status, "rows": receipt.rows_out, "seconds": receipt.seconds, "worker": receipt.worker,
+            "attempts": outcome.attempts, "reason": receipt.reason or None,
+        }  # fmt: skip
+        text = f"{unit.stage} {unit.name}: {outcome.status.replace('_', ' ')}"
+        if receipt.reason:
+            text += f": {receipt.reason}"
+        LOGGER.log(logging.WARNING if aside else logging.DEBUG, "%s", text, extra=facts)
+
+    return note
+
+
+def _survey(stage: str, name: str) -> str | None:
+    """The survey that a unit is about; later stages work on several."""
+    return name.split("/")[0] if stage in ("scan", "objects") else None
+
+
+def log_stage(recipe: str, tally: Tally) -> None:
+    """Log that a stage is over."""
+    facts = {
+        "recipe": recipe, "stage": tally.stage, "units": tally.units, "done": tally.done, "reused": tally.reused,
+        "set_aside": tally.set_aside, "rows": tally.rows, "bytes": tally.bytes, "seconds": tally.seconds,
+    }  # fmt: skip
+    LOGGER.info(
+        "%s: %d units, %d done, %d reused, %d set aside, %d rows, %.1f s", tally.stage, tally.units, tally.done, tally.reused,
+        tally.set_aside, tally.rows, tally.seconds, extra=facts,
+    )  # fmt: skip
