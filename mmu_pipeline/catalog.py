@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, ValidationError, model_validator
 from pydantic import Field as Key
 
 from mmu_pipeline.errors import BadInput
-from mmu_pipeline.fields import Field, Name, SourceNames
+from mmu_pipeline.fields import Field, Name, Pattern, SourceNames
 
 MODALITIES = ("image", "spectrum", "cube", "light_curve", "table")
 
@@ -22,16 +21,6 @@ class Misplaced(ValueError):
     def __init__(self, what: str, *loc: str | int) -> None:
         self.loc = loc
         super().__init__(what)
-
-
-def _pattern(value: str) -> str:
-    try:
-        groups = re.compile(value).groups
-    except re.error as error:
-        raise ValueError(f"{value!r} is not a regular expression: {error}") from error
-    if groups < 1:
-        raise ValueError(f"{value!r} has no group: put what names the object in parentheses")
-    return value
 
 
 class _Model(BaseModel):
@@ -90,7 +79,7 @@ class Form(_Model):
     0 and masked. Without it they are taken to stand in that order."""
     text: TextTable = TextTable()
     """For readers of delimited text."""
-    parts: Annotated[str, AfterValidator(_pattern)] | None = None
+    parts: Pattern | None = None
     """Regular expression of a data file's name: files of one folder that agree in its first group are pieces of one object,
     joined in order of their names. Such a form is read from a local folder."""
     companions: dict[Name, tuple[str, str]] = Key(default_factory=dict)
@@ -159,7 +148,7 @@ class Survey(_Model):
                 raise Misplaced(
                     f"the mask {field.mask!r} of {field.name!r} lacks true_means: good or bad", "fields", number, "mask"
                 )
-            by_form = ("power", "scale", "offset", "pixel_shift", "log_grid", "axes", "constant")
+            by_form = ("power", "scale", "offset", "pixel_shift", "log_grid", "axes", "constant", "file_name")
             for key, forms in (("from", field.source), *((key, getattr(field, key)) for key in by_form)):
                 if unknown := sorted(set(forms) - set(self.forms) if isinstance(forms, dict) else ()):
                     raise Misplaced(f"the field {field.name!r} names forms that do not exist: {unknown}", "fields", number, key)

@@ -12,9 +12,16 @@ from astropy import units
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
 from pydantic import Field as Key
 
+from mmu_pipeline.jpeg import black
+
 Array = npt.NDArray[np.generic]
 
-DTYPES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "float16", "float32", "float64", "string")
+NUMBERS = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "float16", "float32", "float64")
+DTYPES = (*NUMBERS, "string", "jpeg")
+PICTURE = "jpg"
+"""Name of the field of dtype jpeg: its member in a sample is `<key>.<survey>.jpg`."""
+ENCODED = np.dtype("V1")
+"""Of bytes that are a file of their own: an array of them, shape (nbytes,), is carried as it is."""
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 RESERVED = {"object_id", "ra", "dec", "source_file", "source_row", "key", "split"}
 
@@ -53,7 +60,18 @@ def _names_by_form(value: Any) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
     return {form: _names(names) for form, names in value.items()} if isinstance(value, dict) else _names(value)
 
 
+def _pattern(value: str) -> str:
+    try:
+        groups = re.compile(value).groups
+    except re.error as error:
+        raise ValueError(f"{value!r} is not a regular expression: {error}") from error
+    if groups < 1:
+        raise ValueError(f"{value!r} has no group: put what is wanted of the name in parentheses")
+    return value
+
+
 Name = Annotated[str, AfterValidator(_name)]
+Pattern = Annotated[str, AfterValidator(_pattern)]
 Unit = Annotated[str, AfterValidator(_unit)]
 Shape = Annotated[tuple[int | str, ...], AfterValidator(_shape)]
 SourceNames = Annotated[tuple[str, ...], BeforeValidator(_names)]
@@ -87,6 +105,9 @@ class Field(BaseModel):
     """Form -> order in which the axes of a source row become ours: [2, 0, 1] where an image has its bands last."""
     constant: dict[str, float | str] = Key(default_factory=dict)
     """Form -> what its files leave out because it is the same for all: the bands of its light curves, "u,g,r"."""
+    file_name: dict[str, Pattern] = Key(default_factory=dict)
+    """Form -> regular expression with a group: what it finds in the path of a file holds for all rows of it, as the split of
+    `data/train-00000-of-00006.parquet` does."""
     column: bool = False
     """A short fixed-shape field (four magnitudes) that belongs in the object table rather than in a member of its own."""
     sentinels: tuple[float | str, ...] = ()
@@ -113,18 +134,24 @@ class Field(BaseModel):
     time_system: str | None = None
     """Of times: what is counted from when by which clock, as in `MJD UTC` or `BJD TDB - 2454833`."""
     nominal_length: int = 1024
-    """Typical length of the dimension that varies, for planning bytes only."""
+    """Typical length of the dimension that varies, or of the bytes of a JPEG, for planning only."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Field:
         if self.name in RESERVED or self.name.startswith("_"):
             raise ValueError(f"the name {self.name!r} is taken by the pipeline itself")
+        if (self.dtype == "jpeg") != (self.name == PICTURE):
+            raise ValueError(f"a field of dtype jpeg is named {PICTURE}, and no other is: its member is <key>.<survey>.{PICTURE}")
+        if self.is_encoded and (len(self.shape) != 3 or self.is_ragged or self.column):
+            raise ValueError("the shape of a JPEG is that of its pixels: [height, width, components]")
         if self.column and (not self.shape or self.is_ragged):
             raise ValueError("column: true is for fields of a fixed shape")
         if self.is_member and self.dtype == "string":
             raise ValueError("text is a column, not an array: give band codes with `bands` instead")
         if any(sorted(axes) != list(range(len(self.shape))) for axes in self.axes.values()):
             raise ValueError("axes must name each axis of the field's shape once, from 0")
+        if self.file_name and (self.dtype != "string" or self.shape):
+            raise ValueError("what the name of a file tells is a column of text")
         if (self.true_means is not None) and self.dtype != "bool":
             raise ValueError("true_means belongs to a field of dtype bool")
         return self
@@ -139,9 +166,14 @@ class Field(BaseModel):
         return any(isinstance(size, str) for size in self.shape)
 
     @property
+    def is_encoded(self) -> bool:
+        """Whether its values are JPEG files, carried byte by byte; its shape is then that of the pixels."""
+        return str(self.dtype) == "jpeg"
+
+    @property
     def numpy_dtype(self) -> np.dtype[np.generic]:
-        """Little-endian dtype of the values (object for text)."""
-        return np.dtype(object if self.dtype == "string" else self.dtype).newbyteorder("<")
+        """Little-endian dtype of the values (object for text, ENCODED for files)."""
+        return ENCODED if self.is_encoded else np.dtype(object if self.dtype == "string" else self.dtype).newbyteorder("<")
 
     @property
     def arrow_type(self) -> pa.DataType:
@@ -157,7 +189,9 @@ class Field(BaseModel):
 
     @property
     def nominal_bytes(self) -> int:
-        """Bytes of one row, exact for fixed shapes, typical for ragged ones."""
+        """Bytes of one row, exact for fixed shapes, typical for ragged ones and files."""
+        if self.is_encoded:
+            return self.nominal_length
         lengths = [self.nominal_length if isinstance(size, str) else size for size in self.shape]
         return int(np.prod(lengths, dtype=np.int64)) * (16 if self.dtype == "string" else self.numpy_dtype.itemsize)
 
@@ -167,7 +201,9 @@ class Field(BaseModel):
         return bool(self.bands) and self.is_ragged
 
     def source_names(self, form: str) -> tuple[str, ...]:
-        """Names of this field in one form of the survey, the preferred one first; none where that form does not carry it."""
+        """Names of this field in one form of the survey, the preferred one first; none where its files do not hold it."""
+        if form in self.file_name:
+            return ()
         return self.source.get(form, (self.name,)) if isinstance(self.source, dict) else self.source
 
     def source_name(self, form: str) -> str | None:
@@ -195,5 +231,10 @@ class Field(BaseModel):
         return tuple(f"{name} {value}" for name, value in words.items() if value)
 
     def absent(self) -> Array:
-        """The array that stands for a counterpart that is not there: zeros, of length 0 where the length varies."""
+        """The array that stands for a counterpart that is not there: zeros, of length 0 where the length varies.
+
+        Of a JPEG a black one of the declared size: every reader decodes it, and its pixels make batches with others.
+        """
+        if self.is_encoded:
+            return np.frombuffer(black(*(int(size) for size in self.shape)), ENCODED)
         return np.zeros([0 if isinstance(size, str) else size for size in self.shape], self.numpy_dtype)

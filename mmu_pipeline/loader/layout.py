@@ -13,6 +13,7 @@ import numpy.typing as npt
 import orjson
 
 from mmu_pipeline.errors import BadInput, BrokenArtefact
+from mmu_pipeline.jpeg import pixels_of
 from mmu_pipeline.shards.ustar import BLOCK, NAME_BYTES, padding
 
 Bytes = npt.NDArray[np.uint8]
@@ -32,6 +33,8 @@ class Member:
     dtype: np.dtype[np.generic]
     shape: tuple[int | str, ...]
     """A name stands for a first dimension that varies by sample."""
+    is_encoded: bool = False
+    """Whether it lies there as a JPEG; dtype and shape are those of its pixels."""
 
     @cached_property
     def is_ragged(self) -> bool:
@@ -57,8 +60,8 @@ class Member:
 
     @cached_property
     def nbytes(self) -> int | None:
-        """Size of its npy file, None where it varies."""
-        return None if self.is_ragged else len(self.header) + self.data_nbytes
+        """Size of its file, None where it varies."""
+        return None if self.is_ragged or self.is_encoded else len(self.header) + self.data_nbytes
 
 
 @dataclass(frozen=True)
@@ -119,11 +122,24 @@ def _size(sample: Bytes, position: int) -> int:
 
 def fixed_numbers(sample: Bytes, member: Member, start: int, stop: int) -> Bytes:
     """The bytes of an array of a fixed shape. Raises BrokenArtefact if its npy header is not that of dtype and shape."""
+    if member.is_encoded:
+        return decoded(sample[start:stop], member)
     header = member.header
     begin = start + len(header)
     if sample[start:begin].tobytes() != header:
         raise BrokenArtefact("an array is not of the declared dtype and shape", member=member.name)
     return sample[begin:stop]
+
+
+def decoded(content: Bytes, member: Member) -> Bytes:
+    """The pixels of a JPEG, row by row. Raises BrokenArtefact if it is not one of the declared size."""
+    try:
+        pixels = pixels_of(content.tobytes())
+    except ValueError as error:
+        raise BrokenArtefact("a picture cannot be decoded", member=member.name, reason=str(error)) from error
+    if pixels.shape != member.row_shape:
+        raise BrokenArtefact("a picture is not of the declared size", member=member.name, shape=pixels.shape)
+    return pixels.reshape(-1)
 
 
 def ragged_numbers(sample: Bytes, member: Member, start: int, stop: int) -> Bytes:
@@ -156,12 +172,15 @@ def key(sample: Bytes) -> str:
 
 def layout_of(manifest: Mapping[str, Any]) -> Layout:
     """What the samples of a set hold."""
-    members = (
-        Member(member["name"], np.dtype(member["dtype"]).newbyteorder("<"), tuple(member["shape"]))
-        for member in manifest["members"]
-    )
+    members = (_member(member["name"], member["dtype"], tuple(member["shape"])) for member in manifest["members"])
     columns = (Column(scalar["name"], scalar["dtype"], scalar.get("length")) for scalar in manifest["scalars"])
     return Layout(tuple(members), tuple(columns))
+
+
+def _member(name: str, dtype: str, shape: tuple[int | str, ...]) -> Member:
+    if dtype == "jpeg":
+        return Member(name, np.dtype(np.uint8), shape, is_encoded=True)
+    return Member(name, np.dtype(dtype).newbyteorder("<"), shape)
 
 
 def chosen(layout: Layout, members: Sequence[str] | None, columns: Sequence[str] | None) -> Layout:

@@ -17,6 +17,7 @@ from mmu_pipeline.loader.dataset import ShardDataset
 from mmu_pipeline.loader.deal import Deal, Last, Progress, progress_of
 from mmu_pipeline.loader.faults import Faults
 from mmu_pipeline.loader.order import Order, Shuffle, order_of
+from mmu_pipeline.shards.ustar import file_of
 from mmu_pipeline.sky import Int
 
 PLANNED = 8192
@@ -99,7 +100,8 @@ class ShardLoader:
     def samples(self) -> Iterator[dict[str, Any]]:
         """The same pass sample by sample, as webdataset gives them decoded: a source for `wds.DataPipeline(loader.samples, ...)`.
 
-        Each is a dict of `__key__`, `__url__`, `<survey>.<field>.npy` and `json`. `transform` is not applied.
+        Each is a dict of `__key__`, `__url__`, `<survey>.<field>.npy` (`<survey>.jpg` for pixels) and `json`. `transform` is not
+        applied.
         """
         for samples in self._pass(self._samples):
             yield from samples
@@ -158,7 +160,7 @@ class ShardLoader:
             {
                 "__key__": sample["key"],
                 "__url__": self.dataset.parts[0].folder.url,
-                **{f"{name}.npy": sample[name] for name in members},
+                **{file_of(name): sample[name] for name in members},
                 "json": {name: sample[name] for name in columns},
             }
             for sample in self.dataset.samples(rows, faults=self.faults)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -11,7 +12,7 @@ from typing import Protocol, cast
 import pyarrow as pa
 
 from mmu_pipeline.catalog import Survey
-from mmu_pipeline.errors import BadInput
+from mmu_pipeline.errors import BadInput, BrokenSource
 from mmu_pipeline.fields import Array, Field
 from mmu_pipeline.sky import Int
 
@@ -70,6 +71,20 @@ class Reader(Protocol):
         `rows` are source_row values, in any order, repeats allowed. Each row's id in the file must equal `object_ids`.
         Raises BrokenSource if it does not, or if the file lacks a member or has another dtype or shape than declared.
         """
+
+
+def objects_of(survey: Survey, form: str, path: Path, relative: str) -> ObjectRows:
+    """The objects of one local file, and what its path below the survey's folder tells of them. Raises BrokenSource."""
+    rows = reader(survey.forms[form].reader).read_objects(survey, form, path)
+    table = rows.table
+    for field in survey.columns:
+        if form in field.file_name:
+            found = re.search(field.file_name[form], relative)
+            if found is None:
+                raise BrokenSource("the name of the file does not tell it", file=relative, column=field.name)
+            at = table.schema.get_field_index(field.name)
+            table = table.set_column(at, field.name, pa.array([found[1]] * len(table), pa.string()))
+    return ObjectRows(table, rows.skipped)
 
 
 def reader(name: str) -> Reader:

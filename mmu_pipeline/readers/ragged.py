@@ -10,6 +10,7 @@ from mmu_pipeline.catalog import Form, Padding, Survey
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array, Field
 from mmu_pipeline.readers.normalise import as_text, member, reconcile, with_companions
+from mmu_pipeline.readers.pictures import encoded
 from mmu_pipeline.sky import Bool, Int
 
 
@@ -54,7 +55,7 @@ def finished(survey: Survey, form: str, sources: Mapping[str, Array]) -> dict[st
     A source is a block of shape (n, ...), or n arrays of their own lengths (dtype object) where the field is ragged.
     Raises BrokenSource naming the column.
     """
-    fields = [field for field in survey.members if field.name in sources]
+    fields = [field for field in survey.members if field.name in sources and not field.is_encoded]
     for field in fields:
         if not field.is_ragged and sources[field.name].shape[1:] != field.shape:
             shape = sources[field.name].shape[1:]
@@ -67,6 +68,8 @@ def finished(survey: Survey, form: str, sources: Mapping[str, Array]) -> dict[st
     typed = {field.name: member(field, form, framed[field.name]) for field in fields if not field.is_band_code}
     blocks = reconcile(survey, typed)
     arrays = {field.name: list(blocks[field.name]) for field in fields if not field.is_ragged}
+    pictures = [field for field in survey.members if field.name in sources and field.is_encoded]
+    arrays |= {field.name: encoded(field, sources[field.name].tolist()) for field in pictures}
     return arrays | unpadded(survey, survey.forms[form], framed, blocks, lengths)
 
 

@@ -13,7 +13,7 @@ from astropy.coordinates import SkyCoord
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mmu_pipeline.report.ink import drawing, png_uri, svg
+from mmu_pipeline.report.ink import drawing, jpeg_uri, png_uri, svg
 from mmu_pipeline.report.samples import (
     Part,
     colour_image,
@@ -24,6 +24,7 @@ from mmu_pipeline.report.samples import (
     is_light_curve,
     is_spectrum,
     parts_of,
+    picture_field,
     plain_arrays,
 )
 from mmu_pipeline.report.shard_set import ShardSet
@@ -123,6 +124,9 @@ def _panels(part: Part) -> list[Panel]:
         scale = part.members[field].get("pixel_scale_arcsec")
         width = None if scale is None else scale * part.arrays[field].shape[-1]
         panels.append(Panel(f"{name} {field}", image=png_uri(colour_image(part, field)), width_arcsec=width))
+    picture = picture_field(part)
+    if picture is not None:
+        panels.append(Panel(f"{name} picture", image=jpeg_uri(part.arrays[picture].tobytes())))
     if is_spectrum(part):
         panels.append(_drawn(f"{name} spectrum", title, lambda axes: draw_spectrum(axes, part)))
     if is_light_curve(part):

@@ -77,6 +77,11 @@ def png_uri(rgb: npt.NDArray[np.uint8]) -> str:
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
+def jpeg_uri(content: bytes) -> str:
+    """A JPEG file as a data URI."""
+    return "data:image/jpeg;base64," + base64.b64encode(content).decode()
+
+
 def band_colour(band: str, number: int) -> str:
     """The usual colour of a band by its letter, whatever camera is named before it (`kep_v`); else one by its number."""
     letter = band.rsplit("_", 1)[-1][:1]

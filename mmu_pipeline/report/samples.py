@@ -12,7 +12,7 @@ from astropy.stats import mad_std
 from astropy.visualization import make_lupton_rgb
 from matplotlib.axes import Axes
 
-from mmu_pipeline.fields import Array
+from mmu_pipeline.fields import PICTURE, Array
 from mmu_pipeline.report.ink import SURVEY_COLOURS, band_colour
 from mmu_pipeline.shards.samples import Sample
 from mmu_pipeline.sky import Float
@@ -61,6 +61,11 @@ def image_field(part: Part) -> str | None:
         if array.ndim == 3 and len(part.members[name].get("bands", ())) == len(array) and name not in companions:
             return name
     return None
+
+
+def picture_field(part: Part) -> str | None:
+    """The field of a part that is a picture as its survey ships it, None if there is none."""
+    return PICTURE if PICTURE in part.arrays else None
 
 
 def is_spectrum(part: Part) -> bool:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from mmu_pipeline.fields import ENCODED
+from mmu_pipeline.jpeg import pixels_of
 from mmu_pipeline.report.gallery import choose
 from mmu_pipeline.report.ink import drawing
 from mmu_pipeline.report.samples import (
@@ -19,6 +21,7 @@ from mmu_pipeline.report.samples import (
     is_light_curve,
     is_spectrum,
     parts_of,
+    picture_field,
     plain_arrays,
 )
 from mmu_pipeline.report.shard_set import ShardSet, open_set
@@ -48,7 +51,8 @@ def _text(sample: Sample, shard_set: ShardSet, row: int) -> str:
         "",
     ]
     for name, array in sample.arrays.items():
-        lines.append(f"  {name:<28} {array.dtype.name:<8} {' x '.join(map(str, array.shape))}")
+        dtype = "JPEG" if array.dtype == ENCODED else array.dtype.name
+        lines.append(f"  {name:<28} {dtype:<8} {' x '.join(map(str, array.shape))}")
     lines.append("")
     for name, value in sample.record.items():
         lines.append(f"  {name:<34} {'-' if value is None else value}")
@@ -66,6 +70,9 @@ def _picture(sample: Sample, shard_set: ShardSet, target: Path) -> None:
             if field is not None:
                 axes.imshow(colour_image(part, field), origin="lower")
                 axes.set_axis_off()
+            elif (picture := picture_field(part)) is not None:
+                axes.imshow(pixels_of(part.arrays[picture].tobytes()))
+                axes.set_axis_off()
             elif is_spectrum(part):
                 draw_spectrum(axes, part)
             elif is_light_curve(part):
@@ -76,4 +83,5 @@ def _picture(sample: Sample, shard_set: ShardSet, target: Path) -> None:
 
 
 def _has_picture(part: Part) -> bool:
-    return image_field(part) is not None or is_spectrum(part) or is_light_curve(part) or bool(plain_arrays(part))
+    drawn = image_field(part) or picture_field(part)
+    return drawn is not None or is_spectrum(part) or is_light_curve(part) or bool(plain_arrays(part))

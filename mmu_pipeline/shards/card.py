@@ -11,6 +11,7 @@ import jinja2
 import yaml
 
 from mmu_pipeline.shards.splits import SPLITS
+from mmu_pipeline.shards.ustar import file_of
 
 CARD_PATH = "README.md"
 ARRAY_FEATURES = {2: "array2_d", 3: "array3_d", 4: "array4_d", 5: "array5_d"}
@@ -49,12 +50,14 @@ def front_matter(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 def features(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Types of a sample as `datasets.Features` writes them. Without, nulls or empty arrays among the first samples mislead it."""
-    arrays = [{"name": f"{member['name']}.npy", **_array(member["dtype"], member["shape"])} for member in manifest["members"]]
+    arrays = [{"name": file_of(member["name"]), **_array(member["dtype"], member["shape"])} for member in manifest["members"]]
     record = {"name": "json", "struct": [_value(scalar) for scalar in manifest["scalars"]]}
     return [*arrays, record, {"name": "__key__", "dtype": "string"}, {"name": "__url__", "dtype": "string"}]
 
 
 def _array(dtype: str, shape: list[int | str]) -> dict[str, Any]:
+    if dtype == "jpeg":
+        return {"dtype": "image"}
     if len(shape) == 1:
         return {"list": dtype} | ({} if isinstance(shape[0], str) else {"length": shape[0]})
     if len(shape) in ARRAY_FEATURES and not any(isinstance(size, str) for size in shape):

@@ -14,11 +14,13 @@ import pyarrow as pa
 import xxhash
 
 from mmu_pipeline.errors import BrokenArtefact
+from mmu_pipeline.fields import Array
+from mmu_pipeline.jpeg import size_of
 from mmu_pipeline.shards.rows import ROW_COLUMNS
 from mmu_pipeline.shards.samples import Sample
 from mmu_pipeline.shards.side_files import dali_index, dali_index_path, tar_index, tar_index_path
 from mmu_pipeline.shards.tar import iterate, read_sample
-from mmu_pipeline.shards.ustar import BLOCK, Member
+from mmu_pipeline.shards.ustar import BLOCK, Member, file_of
 from mmu_pipeline.storage import Root
 
 JSON_TYPES: Mapping[str, tuple[type, ...]] = {"s": (str,), "b": (bool,), "i": (int,), "u": (int,), "f": (float, int)}
@@ -68,7 +70,7 @@ def _mapped(root: Root, name: str) -> Iterator[memoryview]:
 
 def _sample_problems(tar: memoryview, name: str, manifest: Mapping[str, Any], count: int, rows: pa.Table | None) -> Iterator[str]:
     listed = rows.sort_by("offset").select(list(ROW_COLUMNS)).to_pylist() if rows is not None else None
-    members = [*(f"{member['name']}.npy" for member in manifest["members"]), "json"]
+    members = [*(file_of(member["name"]) for member in manifest["members"]), "json"]
     found = 0
     try:
         for found, sample in enumerate(iterate(tar, name), 1):
@@ -118,6 +120,9 @@ def _array_problems(sample: Sample, declared: Sequence[Mapping[str, Any]]) -> It
     lengths: dict[tuple[str, str], int] = {}
     for member in declared:
         array, shape = sample.arrays[member["name"]], member["shape"]
+        if member["dtype"] == "jpeg":
+            yield from _picture_problems(array, member)
+            continue
         if array.dtype.name != member["dtype"]:
             yield f"{member['name']}: is {array.dtype.name}, declared {member['dtype']}"
         fixed = [size if isinstance(size, int) else length for size, length in zip(shape, array.shape, strict=False)]
@@ -127,6 +132,16 @@ def _array_problems(sample: Sample, declared: Sequence[Mapping[str, Any]]) -> It
         for size, length in zip(shape, array.shape, strict=True):
             if isinstance(size, str) and lengths.setdefault((member["survey"], size), length) != length:
                 yield f"{member['name']}: {size} is {length}, in another array {lengths[member['survey'], size]}"
+
+
+def _picture_problems(content: Array, member: Mapping[str, Any]) -> Iterator[str]:
+    try:
+        size = size_of(content.tobytes())
+    except ValueError as error:
+        yield f"{member['name']}: {error}"
+        return
+    if size != tuple(member["shape"]):
+        yield f"{member['name']}: has the size {size}, declared {tuple(member['shape'])}"
 
 
 def _record_problems(sample: Sample, declared: Sequence[Mapping[str, Any]]) -> Iterator[str]:

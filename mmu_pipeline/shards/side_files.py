@@ -11,6 +11,7 @@ import pyarrow as pa
 import yaml
 
 from mmu_pipeline.shards.splits import SPLITS
+from mmu_pipeline.shards.ustar import file_of
 from mmu_pipeline.sky import Int
 
 CHECKSUMS = "SHA256SUMS"
@@ -50,7 +51,7 @@ def dali_index(rows: pa.Table, members: Sequence[str]) -> bytes:
 
     `rows` are the shard's rows of the set's index, `members` the names of the arrays.
     """
-    fields = [*(f"{member}.npy" for member in members), "json"]
+    fields = [*map(file_of, members), "json"]
     ordered = rows.sort_by("offset").select(["key", "offset", "member_offset", "member_nbytes"])
     lines = [f"v1.2 {len(ordered)}"]
     for key, offset, starts, sizes in zip(*(column.to_pylist() for column in ordered.columns), strict=True):

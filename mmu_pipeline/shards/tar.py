@@ -17,7 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from mmu_pipeline.errors import BadInput, BrokenArtefact
 from mmu_pipeline.shards.samples import KEY, Sample
-from mmu_pipeline.shards.ustar import BLOCK, END_OF_ARCHIVE, Member, array_stencil, read_header, read_npy, stencil
+from mmu_pipeline.shards.ustar import BLOCK, END_OF_ARCHIVE, Member, array_stencil, member_of, read_array, read_header, stencil
 from mmu_pipeline.sky import Int
 
 WRITTEN = pa.schema(
@@ -96,7 +96,8 @@ def _encode(sample: Sample, member_offset: list[int], member_nbytes: list[int]) 
         form = array_stencil(name, length, array.dtype, array.shape)
         if not array.flags.c_contiguous:
             raise BadInput("an array is not contiguous in C order", key=sample.key, member=name)
-        buffers += b"".join((tail, key, form.before, b"%06o\0 " % (form.total + total), form.after)), array
+        content = array.view(np.uint8) if array.dtype.kind == "V" else array
+        buffers += b"".join((tail, key, form.before, b"%06o\0 " % (form.total + total), form.after)), content
         member_offset.append(position)
         member_nbytes.append(form.nbytes)
         tail = form.tail
@@ -234,7 +235,7 @@ def iterate(tar: memoryview, file: str = "") -> Iterator[list[Member]]:
 
 def read_sample(tar: memoryview, members: Sequence[Member]) -> Sample:
     """A sample from its members in a tar; its arrays share the tar's memory. Raises BrokenArtefact if one is not as written."""
-    arrays = {member.field.removesuffix(".npy"): read_npy(tar[member.data], member.name) for member in members[:-1]}
+    arrays = {member_of(member.field): read_array(tar[member.data], member.name) for member in members[:-1]}
     last = members[-1]
     if last.field != "json":
         raise BrokenArtefact("a sample does not end with its JSON", name=last.name)

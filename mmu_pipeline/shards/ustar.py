@@ -10,12 +10,12 @@ from functools import lru_cache
 import numpy as np
 
 from mmu_pipeline.errors import BadInput, BrokenArtefact
-from mmu_pipeline.fields import Array
+from mmu_pipeline.fields import ENCODED, PICTURE, Array
 
 BLOCK = 512
 END_OF_ARCHIVE = bytes(2 * BLOCK)
 NAME_BYTES = 100
-MEMBER_NAME = re.compile(rb"[A-Za-z0-9_-]+(\.[a-z][a-z0-9_]*){0,2}\.(npy|json)")
+MEMBER_NAME = re.compile(rb"[A-Za-z0-9_-]+(\.[a-z][a-z0-9_]*){0,2}\.(npy|json|jpg)")
 LARGEST_MEMBER = 8**11 - 1
 
 _OWNER = b"0000444\x00" + 2 * b"0000000\x00"
@@ -40,7 +40,7 @@ class Member:
 
     @property
     def field(self) -> str:
-        """What it is in its sample: `survey.field.npy` or `json`."""
+        """What it is in its sample: `survey.field.npy`, `survey.jpg` or `json`."""
         return self.name.partition(".")[2]
 
     @property
@@ -70,6 +70,16 @@ class Stencil:
     """Zeros that fill its last block."""
 
 
+def file_of(member: str) -> str:
+    """The file of an array in a sample, its key left out: `survey.field.npy`, or `survey.jpg` as it is."""
+    return member if member.endswith(f".{PICTURE}") else f"{member}.npy"
+
+
+def member_of(file: str) -> str:
+    """The array that a file of a sample holds: `survey.field`, or `survey.jpg`."""
+    return file.removesuffix(".npy")
+
+
 def padding(nbytes: int) -> int:
     """Bytes of zeros that fill the last block of a member."""
     return -nbytes % BLOCK
@@ -89,7 +99,7 @@ def stencil(suffix: str, key_length: int, nbytes: int, first: bytes = b"") -> St
             hint="give the survey or the field a shorter name",
         )
     if not MEMBER_NAME.fullmatch(f"k.{suffix}".encode()):
-        raise BadInput("not a member name", member=suffix, hint="survey.field.npy in lower case, or json")
+        raise BadInput("not a member name", member=suffix, hint="survey.field.npy or survey.jpg in lower case, or json")
     if nbytes > LARGEST_MEMBER:
         raise BadInput(f"a member of {nbytes} bytes is larger than ustar allows", member=suffix, hint="split the field")
     name = f".{suffix}".encode().ljust(NAME_BYTES - key_length, b"\0")
@@ -100,16 +110,18 @@ def stencil(suffix: str, key_length: int, nbytes: int, first: bytes = b"") -> St
 
 @lru_cache(maxsize=65_536)
 def array_stencil(member: str, key_length: int, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> Stencil:
-    """The stencil of `<key>.<member>.npy` for arrays of one dtype and shape, npy header included.
+    """The stencil of a member for arrays of one dtype and shape, npy header included; that of a file for its bytes.
 
     That header is a multiple of 64 bytes, so the numbers start 64-byte aligned in the tar.
     """
+    if dtype == ENCODED and file_of(member) == member:
+        return stencil(member, key_length, shape[0])
     if dtype.kind not in "biuf" or dtype.str.startswith(">"):
         raise BadInput(f"arrays of dtype {dtype} cannot be written", member=member, hint="little-endian bool, int, uint or float")
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": dtype.str, "fortran_order": False, "shape": shape})
     first = header.getvalue()
-    return stencil(f"{member}.npy", key_length, len(first) + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize, first)
+    return stencil(file_of(member), key_length, len(first) + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize, first)
 
 
 def read_header(tar: memoryview, offset: int, file: str) -> Member | None:
@@ -136,6 +148,11 @@ def read_header(tar: memoryview, offset: int, file: str) -> Member | None:
     if member.end > len(tar):
         raise BrokenArtefact("the tar ends within a member", file=file, offset=offset, name=member.name)
     return member
+
+
+def read_array(content: memoryview, name: str) -> Array:
+    """The array of a member that shares its memory; of a JPEG its bytes, dtype ENCODED. Raises BrokenArtefact as read_npy."""
+    return np.frombuffer(content, ENCODED) if name.endswith(f".{PICTURE}") else read_npy(content, name)
 
 
 def read_npy(content: memoryview, name: str) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from mmu_pipeline.catalog import Survey
-from mmu_pipeline.fields import Field
+from mmu_pipeline.fields import ENCODED, Field
 from mmu_pipeline.sky import Float
 
 LONGEST = 9
@@ -96,6 +97,8 @@ def _members(survey: Survey, form: str, rng: np.random.Generator) -> dict[str, n
 
 def _values(field: Field, lengths: dict[str, int], rng: np.random.Generator) -> npt.NDArray[Any]:
     shape = [lengths[size] if isinstance(size, str) else size for size in field.shape]
+    if field.is_encoded:
+        return picture(shape, rng)
     if field.is_band_code:
         return rng.integers(0, len(field.bands), shape).astype(field.dtype)
     if field.dtype == "bool":
@@ -104,6 +107,19 @@ def _values(field: Field, lengths: dict[str, int], rng: np.random.Generator) -> 
         bits = any(word in field.name for word in ("quality", "flags"))
         return (FLAG * (rng.uniform(0, 1, shape) < 0.2) if bits else rng.integers(1, 99, shape)).astype(field.dtype)
     return rng.uniform(1.0, 2.0, shape).astype(field.dtype)
+
+
+def picture(shape: Sequence[int], rng: np.random.Generator) -> npt.NDArray[Any]:
+    """A JPEG of a bright spot on a dark sky, as an array of its bytes."""
+    from PIL import Image
+
+    height, width, components = shape
+    down, across = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    spot = np.exp(-8 * (down**2 / rng.uniform(0.2, 1) + across**2))
+    planes = spot[:, :, np.newaxis] * rng.uniform(90, 250, components)
+    file = io.BytesIO()
+    Image.fromarray(planes.astype(np.uint8).squeeze()).save(file, "JPEG", quality=60)
+    return np.frombuffer(file.getvalue(), ENCODED)
 
 
 def _lose(fields: Sequence[Field], arrays: dict[str, npt.NDArray[Any]], rng: np.random.Generator) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 import h5py
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 from astropy.io import fits
 
 from mmu_pipeline.fields import Field
@@ -35,7 +37,8 @@ def raw_ids(survey: str, form: str, numbers: Sequence[int]) -> list[str]:
     """Ids as the files have them, for running numbers from 1."""
     pattern = {
         "allwise": "1119111501351{:06d}", "btsbot": "2466440941315{:06d}", "csp": "2004d{:c}", "galex": "6370985862340{:06d}",
-        "sages": "SAGE000206.1+{:06d}", "gz2": "587722981747{:06d}", "tess_tglc": "570748552745{:07d}",
+        "gz_hubble": "hubble-{:08d}", "sages": "SAGE000206.1+{:06d}", "gz2": "587722981747{:06d}",
+        "tess_tglc": "570748552745{:07d}",
     }.get(survey, "{}")  # fmt: skip
     first = {"csp": 96, "gz10": -1, "desi_provabgs": 39627833300000000}.get(survey, 0)
     return [pattern.format(first + number) for number in numbers]
@@ -256,6 +259,27 @@ def _hdf5(name: str, members: dict[str, str], id_name: str | None) -> Callable[[
     return write
 
 
+def _gz_hubble(folder: Path, objects: Objects) -> list[Path]:
+    """Parquet as the Hugging Face hub has it: a picture is a struct of its bytes and a path, rows in small groups."""
+    files = [
+        pa.array([file.tobytes() for file in objects.members["jpg"]]),
+        pa.array([f"{one}.jpg" for one in objects.object_ids]),
+    ]
+    columns: dict[str, pa.Array] = {
+        "image": pa.StructArray.from_arrays(files, names=["bytes", "path"]),
+        "id_str": pa.array(objects.object_ids),
+        "ra": pa.array(objects.ra),
+        "dec": pa.array(objects.dec),
+    }
+    for name, values in objects.columns.items():
+        field = objects.survey.field(name)
+        columns[field.source_name(objects.form) or name] = pa.array(values, field.arrow_type)
+    path = folder / "data/train-00000-of-00001.parquet"
+    path.parent.mkdir(exist_ok=True)
+    pq.write_table(pa.table(columns), path, row_group_size=2)
+    return [path]
+
+
 WRITERS: dict[tuple[str, str], Callable[[Path, Objects], list[Path]]] = {
     ("allwise", "text"): _allwise,
     ("btsbot", "npy"): _btsbot,
@@ -263,6 +287,7 @@ WRITERS: dict[tuple[str, str], Callable[[Path, Objects], list[Path]]] = {
     ("desi_provabgs", "hdf5"): _hdf5("BGS_ANY_full.provabgs.sv3.v0.hdf5", {"mcmc": "PROVABGS_MCMC"}, "TARGETID"),
     ("galex", "fits"): _fits("GUVCat_AIS_FOV055_glat85_00N__90_00N.fits.gz", "OBJID", "K", True),
     ("gz10", "hdf5"): _hdf5("Galaxy10_DECals.h5", {"image": "images"}, None),
+    ("gz_hubble", "parquet"): _gz_hubble,
     ("gz2", "csv"): _gz2,
     ("gz2", "fits"): _fits("gz2_hart16.fits.gz", "dr7objid", "K", False),
     ("kepler", "llc"): _llc,

@@ -79,7 +79,7 @@ def _explicit(selection: Chosen, surveys: Mapping[str, Survey], sources: Mapping
         )
     if selection.where is not None:
         parse_where(selection.where, {"ra", "dec", "object_id", *(field.name for field in survey.columns)})
-    carried = {field.name for field in survey.fields if field.is_carried(form)}
+    carried = {field.name for field in survey.fields if field.is_carried(form) or form in field.file_name}
     for name in (*(selection.members or ()), *(selection.columns or ())):
         if name not in carried:
             raise BadInput(f"the form {form!r} of {survey.name!r} does not carry the field {name!r}", recipe_key=survey.name)

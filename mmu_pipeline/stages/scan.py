@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from mmu_pipeline.catalog import Survey
 from mmu_pipeline.errors import BrokenSource
-from mmu_pipeline.readers import reader
+from mmu_pipeline.readers import objects_of
 from mmu_pipeline.sky import CELL_ORDER, healpix29, is_position, pixels_at
 from mmu_pipeline.stages.build import Build, Unit
 from mmu_pipeline.stages.download import SourceFile, reading
@@ -91,7 +91,7 @@ def _objects_of(survey: Survey, build: Build, file: SourceFile) -> tuple[pa.Tabl
         return object_schema(survey).empty_table(), skip
     form = survey.forms[source.form]
     with reading(file, form, build.cache) as path:
-        found = reader(form.reader).read_objects(survey, source.form, path)
+        found = objects_of(survey, source.form, path, file.relative)
     ra, dec = (found.table[name].to_numpy(zero_copy_only=False).astype(np.float64) for name in ("ra", "dec"))
     good = is_position(ra, dec)
     table = found.table.filter(pa.array(good))
