@@ -178,7 +178,7 @@ def run_units(
         killed: list[Unit] = []
         with nullcontext() if per_thread else _ALONE:
             for outcome in _drive(client, partial(_run_batch, run, build), waiting, per_thread, patience, killed, running):
-                yield replace(outcome, attempts=attempt)
+                yield outcome if attempt == 1 else replace(outcome, attempts=attempt)
         waiting = batches(killed, 1)
     for unit in killed:
         yield _died(build, unit)

@@ -18,13 +18,15 @@ SCHEMA = pa.schema(
         pa.field("seconds", pa.float64()),
         pa.field("worker", pa.dictionary(pa.int32(), pa.string())),
         pa.field("attempts", pa.int16()),
+        pa.field("weight", pa.int64()),
         pa.field("rows_in", pa.int64()),
         pa.field("rows_out", pa.int64()),
         pa.field("nbytes", pa.int64()),
         pa.field("reason", pa.string()),
     ]
 )
-"""`started` in Unix seconds by the worker's clock, 0 where it is not known; `nbytes` of the outputs."""
+"""`started` in Unix seconds by the worker's clock, 0 where it is not known; `weight` is the bytes that it was
+expected to read, `nbytes` those of its outputs."""
 ROWS_OF_A_BATCH = 8192
 
 
@@ -48,6 +50,7 @@ class Journal:
                 receipt.seconds,
                 receipt.worker,
                 outcome.attempts,
+                unit.weight,
                 receipt.rows_in,
                 receipt.rows_out,
                 sum(receipt.outputs.values()),
