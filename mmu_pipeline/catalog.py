@@ -230,6 +230,8 @@ class ShardRule(_Model):
     """The number of shards of a split is a multiple of this (ranks x workers) where there are samples enough."""
     sha256: bool = False
     """Whether SHA256SUMS is written beside the shards."""
+    dtype: Literal["float32", "float16", "int16"] = "float32"
+    """Type of images, and of what has an inverse variance: as declared, halved, or steps of a scale that each sample holds."""
 
 
 class Recipe(_Model):

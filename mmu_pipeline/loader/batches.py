@@ -11,7 +11,8 @@ from mmu_pipeline.errors import BadInput
 from mmu_pipeline.fields import Array
 from mmu_pipeline.loader.buffers import Memory, aligned
 from mmu_pipeline.loader.columns import scalar_arrays
-from mmu_pipeline.loader.layout import Bytes, Choice, Layout, Member
+from mmu_pipeline.loader.layout import Bytes, Choice, Layout, Member, scale_of
+from mmu_pipeline.shards.narrow import widened
 
 Batch = dict[str, Any]
 """`key` (list of text), `row` (int64), each member and each scalar by its name. What belongs to one of them has its name and a
@@ -33,20 +34,23 @@ class Filling:
         self._records: list[Mapping[str, Any]] = []
         self._fixed = [member for member in wanted.members if not member.is_ragged]
         self._ragged: list[tuple[Member, list[Array]]] = [(member, []) for member in wanted.members if member.is_ragged]
-        memory = memory_of(sum(aligned(room * member.data_nbytes) for member in self._fixed))
+        memory = memory_of(sum(aligned(room * member.value_nbytes) for member in self._fixed))
         self._targets, begin = [], 0
         for member in self._fixed:
-            self._targets.append(memory[begin : begin + room * member.data_nbytes].reshape(room, member.data_nbytes))
-            begin += aligned(room * member.data_nbytes)
+            self._targets.append(memory[begin : begin + room * member.value_nbytes].reshape(room, member.value_nbytes))
+            begin += aligned(room * member.value_nbytes)
 
     def add(self, row: int, choice: Choice, sample: Bytes) -> None:
         """Put a sample at the end. Raises BrokenArtefact, and adds nothing, if it is not as its set declares."""
         name, fixed, ragged, scalars = choice.read(sample)
         place = len(self._rows)
-        for target, content in zip(self._targets, fixed, strict=True):
-            target[place] = content
+        for member, target, content in zip(self._fixed, self._targets, fixed, strict=True):
+            if member.is_narrowed:
+                widened(content.view(member.dtype), scale_of(member, scalars), target[place].view(np.float32))
+            else:
+                target[place] = content
         for (member, arrays), content in zip(self._ragged, ragged, strict=True):
-            arrays.append(content.view(member.dtype).reshape(-1, *member.row_shape))
+            arrays.append(member.values(content, scalars))
         self._keys.append(name)
         self._records.append(scalars)
         self._rows.append(row)
@@ -56,7 +60,7 @@ class Filling:
         count = len(self._rows)
         found: Batch = {"key": self._keys, "row": np.array(self._rows, np.int64)}
         arrays = {
-            member.name: target[:count].view(member.dtype).reshape(count, *member.row_shape)
+            member.name: target[:count].view(member.gives).reshape(count, *member.row_shape)
             for member, target in zip(self._fixed, self._targets, strict=True)
         }
         varying = {member.name: (member, values) for member, values in self._ragged}
@@ -74,13 +78,13 @@ def joined(member: Member, arrays: Sequence[Array], ragged: Ragged) -> Batch:
         case "list":
             return {member.name: [array.copy() for array in arrays]}
         case "packed":
-            empty = np.zeros((0, *member.row_shape), member.dtype)
+            empty = np.zeros((0, *member.row_shape), member.gives)
             packed = np.concatenate([empty, *arrays])
             return {member.name: packed, f"{member.name}.offsets": np.cumsum([0, *map(len, arrays)], dtype=np.int64)}
         case "padded":
             lengths = np.array([len(array) for array in arrays], np.int64)
             mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
-            padded = np.zeros((*mask.shape, *member.row_shape), member.dtype)
+            padded = np.zeros((*mask.shape, *member.row_shape), member.gives)
             for target, array in zip(padded, arrays, strict=True):
                 target[: len(array)] = array
             return {member.name: padded, f"{member.name}.mask": mask}

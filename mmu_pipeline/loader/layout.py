@@ -13,7 +13,9 @@ import numpy.typing as npt
 import orjson
 
 from mmu_pipeline.errors import BadInput, BrokenArtefact
+from mmu_pipeline.fields import Array
 from mmu_pipeline.jpeg import pixels_of
+from mmu_pipeline.shards.narrow import widened
 from mmu_pipeline.shards.ustar import BLOCK, NAME_BYTES, padding
 
 Bytes = npt.NDArray[np.uint8]
@@ -31,10 +33,27 @@ class Member:
     name: str
     """`survey.field`."""
     dtype: np.dtype[np.generic]
+    """Of the numbers in the shards."""
     shape: tuple[int | str, ...]
     """A name stands for a first dimension that varies by sample."""
     is_encoded: bool = False
     """Whether it lies there as a JPEG; dtype and shape are those of its pixels."""
+    is_narrowed: bool = False
+    """Whether its values are float32, rounded to the narrower dtype."""
+    scale: str | None = None
+    """The scalar by which the numbers are multiplied then."""
+
+    @property
+    def gives(self) -> np.dtype[np.generic]:
+        """Dtype of the values."""
+        return np.dtype("<f4") if self.is_narrowed else self.dtype
+
+    def values(self, numbers: Bytes, record: Mapping[str, Any]) -> Array:
+        """The values of a sample from its numbers and scalars: a view of them, or float32 made from a narrower type."""
+        array = numbers.view(self.dtype).reshape(-1, *self.row_shape) if self.is_ragged else numbers.view(self.dtype)
+        if not self.is_ragged:
+            array = array.reshape(self.row_shape)
+        return widened(array, scale_of(self, record)) if self.is_narrowed else array
 
     @cached_property
     def is_ragged(self) -> bool:
@@ -57,6 +76,11 @@ class Member:
     def data_nbytes(self) -> int:
         """Bytes of its numbers, or of one row of them if it is ragged."""
         return int(np.prod(self.row_shape, dtype=np.int64)) * self.dtype.itemsize
+
+    @cached_property
+    def value_nbytes(self) -> int:
+        """Bytes of its values, where the shape is fixed."""
+        return self.data_nbytes // self.dtype.itemsize * self.gives.itemsize
 
     @cached_property
     def nbytes(self) -> int | None:
@@ -170,17 +194,29 @@ def key(sample: Bytes) -> str:
     return name.decode("ascii", "replace")
 
 
+def scale_of(member: Member, record: Mapping[str, Any]) -> float:
+    """What the numbers of a narrowed member are multiplied by. Raises BrokenArtefact if the record does not say."""
+    if member.scale is None:
+        return 1.0
+    scale = record.get(member.scale)
+    if not isinstance(scale, float | int):
+        raise BrokenArtefact("a record lacks the scale of an array", scalar=member.scale)
+    return float(scale)
+
+
 def layout_of(manifest: Mapping[str, Any]) -> Layout:
     """What the samples of a set hold."""
-    members = (_member(member["name"], member["dtype"], tuple(member["shape"])) for member in manifest["members"])
+    members = (_member(member) for member in manifest["members"])
     columns = (Column(scalar["name"], scalar["dtype"], scalar.get("length")) for scalar in manifest["scalars"])
     return Layout(tuple(members), tuple(columns))
 
 
-def _member(name: str, dtype: str, shape: tuple[int | str, ...]) -> Member:
+def _member(said: Mapping[str, Any]) -> Member:
+    name, dtype, shape = said["name"], said["dtype"], tuple(said["shape"])
     if dtype == "jpeg":
         return Member(name, np.dtype(np.uint8), shape, is_encoded=True)
-    return Member(name, np.dtype(dtype).newbyteorder("<"), shape)
+    narrow = {"is_narrowed": "narrowed_from" in said, "scale": said.get("scale")}
+    return Member(name, np.dtype(dtype).newbyteorder("<"), shape, **narrow)
 
 
 def chosen(layout: Layout, members: Sequence[str] | None, columns: Sequence[str] | None) -> Layout:
@@ -240,8 +276,6 @@ class Choice:
         """A sample as a dict of its own arrays. Raises BrokenArtefact if it is not as declared."""
         name, fixed, ragged, scalars = self.read(content)
         found: dict[str, Any] = {"key": name, **dict.fromkeys(member.name for member in self.wanted.members)}
-        for (_, member), array in zip(self.fixed, fixed, strict=True):
-            found[member.name] = array.copy().view(member.dtype).reshape(member.row_shape)
-        for (_, member), array in zip(self.ragged, ragged, strict=True):
-            found[member.name] = array.copy().view(member.dtype).reshape(-1, *member.row_shape)
+        for (_, member), numbers in zip((*self.fixed, *self.ragged), (*fixed, *ragged), strict=True):
+            found[member.name] = member.values(numbers.copy(), scalars)
         return found | {column.name: scalars[column.name] for column in self.wanted.columns}

@@ -15,6 +15,7 @@ from fsspec.core import url_to_fs
 from mmu_pipeline.errors import BadInput
 from mmu_pipeline.shards.index import INDEX_PATH
 from mmu_pipeline.shards.manifest import MANIFEST_PATH
+from mmu_pipeline.shards.narrow import widened_sample
 from mmu_pipeline.shards.opened import set_folder
 from mmu_pipeline.shards.samples import Sample
 from mmu_pipeline.shards.tar import iterate, read_sample
@@ -38,11 +39,15 @@ class ShardSet:
         return [survey["name"] for survey in self.manifest["surveys"]]
 
     def sample(self, row: int) -> Sample:
-        """The sample of one row of the index, read by its byte range. Raises BrokenArtefact if it is not there whole."""
+        """The sample of one row of the index, read by its byte range; narrowed arrays are float32 again.
+
+        Raises BrokenArtefact if it is not there whole.
+        """
         place = {name: self.index[name][row].as_py() for name in ("key", "shard", "offset", "nbytes")}
         path, start = self.folder.path(place["shard"]), place["offset"]
         content = memoryview(self.folder.fs.cat_file(path, start=start, end=start + place["nbytes"]) + END_OF_ARCHIVE)
-        return read_sample(content, next(iterate(content, f"{path} from byte {start}")))
+        stored = read_sample(content, next(iterate(content, f"{path} from byte {start}")))
+        return Sample(stored.key, widened_sample(stored.arrays, stored.record, self.manifest["members"]), stored.record)
 
     def row_of(self, key: str) -> int:
         """Row of the sample with this key, or with this id in the primary survey. Raises BadInput if there is none."""

@@ -87,7 +87,12 @@ def _notes(member: Mapping[str, Any]) -> str:
     """What a table of arrays says of one beside its type: description, companions, scale."""
     notes = {"description": "{}", "mask": "mask: {}", "ivar": "inverse variance: {}", "zero_point": "zero point {} mag",
              "pixel_scale_arcsec": "{} arcsec a pixel", "true_means": "True means {}"}  # fmt: skip
-    return "; ".join(text.format(member[key]) for key, text in notes.items() if key in member)
+    found = [text.format(member[key]) for key, text in notes.items() if key in member]
+    if "loss" in member:
+        scale = f", times the scalar {member['scale']}" if "scale" in member else ""
+        error = "errors: {rms_error:.2g} rms, {max_error:.2g} at most; {clipped} of {values} values clipped"
+        found += [f"rounded from {member['narrowed_from']}{scale}", error.format(**member["loss"])]
+    return "; ".join(found)
 
 
 @cache

@@ -15,6 +15,7 @@ import pyarrow as pa
 from mmu_pipeline import __version__
 from mmu_pipeline.catalog import Recipe, Survey
 from mmu_pipeline.shards.index import INDEX_PATH, IndexFacts
+from mmu_pipeline.shards.narrow import Loss
 from mmu_pipeline.shards.schema import MemberField, Scalar, sample_members, sample_scalars
 from mmu_pipeline.shards.splits import SPLITS
 from mmu_pipeline.storage import public_url
@@ -61,6 +62,8 @@ class Account:
     """Survey or stage -> reason -> rows that are not in the set."""
     set_aside: Sequence[Mapping[str, str]] = ()
     """Units that failed, each with stage, unit and reason."""
+    narrowed: Mapping[str, Loss] = field(default_factory=dict)
+    """Member -> what was lost by storing it in a narrower type."""
 
 
 def manifest_of(
@@ -76,7 +79,7 @@ def manifest_of(
     return facts_of_set(version, shards, index) | {
         "name": recipe.name,
         "title": recipe.title or recipe.name,
-        "members": [_member(member) for member in sample_members(recipe, surveys)],
+        "members": [_member(member, account.narrowed.get(member.name, Loss())) for member in sample_members(recipe, surveys)],
         "scalars": [_scalar(scalar) for scalar in sample_scalars(recipe, surveys)],
         "surveys": [_survey(entry) for entry in provenance],
         "recipe": recipe.model_dump(mode="json", exclude_none=True),
@@ -127,13 +130,16 @@ def _split(shards: Sequence[ShardFile]) -> dict[str, Any]:
     }
 
 
-def _member(member: MemberField) -> dict[str, Any]:
+def _member(member: MemberField, loss: Loss) -> dict[str, Any]:
     declared = member.field
     facts = {
         "name": member.name,
         "survey": member.survey,
         "field": declared.name,
-        "dtype": declared.dtype,
+        "dtype": member.dtype,
+        "narrowed_from": declared.dtype if member.is_narrowed else None,
+        "scale": member.scale,
+        "loss": loss.report if member.is_narrowed else None,
         "shape": list(declared.shape),
         "unit": declared.unit,
         "description": declared.description,

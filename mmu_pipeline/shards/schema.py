@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from mmu_pipeline.catalog import Recipe, Selection, Survey
 from mmu_pipeline.fields import Field
+from mmu_pipeline.shards.narrow import scale_name, stored_dtype
 
 
 @dataclass(frozen=True)
@@ -17,11 +18,22 @@ class MemberField:
 
     survey: str
     field: Field
+    dtype: str
+    """Of the numbers in the shards: that of the field, or the narrower one that the recipe asks for."""
 
     @property
     def name(self) -> str:
         """Its name in a sample: `survey.field`."""
         return f"{self.survey}.{self.field.name}"
+
+    @property
+    def is_narrowed(self) -> bool:
+        return self.dtype != str(self.field.dtype)
+
+    @property
+    def scale(self) -> str | None:
+        """The scalar by which stored numbers are multiplied, None if they are the values."""
+        return scale_name(self.survey, self.field.name) if self.is_narrowed and self.dtype == "int16" else None
 
 
 @dataclass(frozen=True)
@@ -37,7 +49,7 @@ class Scalar:
 def sample_members(recipe: Recipe, surveys: Mapping[str, Survey]) -> tuple[MemberField, ...]:
     """The arrays of a sample, in the order in which they stand in the tar, before the JSON."""
     return tuple(
-        MemberField(chosen.survey, field)
+        MemberField(chosen.survey, field, stored_dtype(surveys[chosen.survey], field, recipe.shards.dtype))
         for chosen in (recipe.primary, *recipe.counterparts)
         for field in surveys[chosen.survey].members
         if chosen.members is None or field.name in chosen.members
@@ -45,7 +57,7 @@ def sample_members(recipe: Recipe, surveys: Mapping[str, Survey]) -> tuple[Membe
 
 
 def sample_scalars(recipe: Recipe, surveys: Mapping[str, Survey]) -> tuple[Scalar, ...]:
-    """The keys of a sample's JSON, in order: the cell, then what is known of the primary and of each counterpart."""
+    """The keys of a sample's JSON, in order: the cell, what is known of the primary and of each counterpart, scales."""
     scalars = [Scalar("healpix", pa.int64(), "", "HEALPix cell of the primary, NESTED, order 4")]
     for chosen in (recipe.primary, *recipe.counterparts):
         name, title = chosen.survey, surveys[chosen.survey].title
@@ -63,6 +75,11 @@ def sample_scalars(recipe: Recipe, surveys: Mapping[str, Survey]) -> tuple[Scala
                 Scalar(f"{name}_n_candidates", pa.int32(), "", "objects within the radius of the match"),
             ]
         scalars += [Scalar(f"{name}_{f.name}", f.arrow_type, f.unit, f.description) for f in _columns(chosen, surveys[name])]
+    scalars += [
+        Scalar(member.scale, pa.float32(), "", f"{member.name} is this times the numbers stored, -32768 is NaN")
+        for member in sample_members(recipe, surveys)
+        if member.scale
+    ]
     return tuple(scalars)
 
 

@@ -330,7 +330,7 @@ def _open_sample_units(build: Build) -> list[Unit]:
 
 
 def _sample_units(build: Build) -> list[Unit]:
-    recipe = build.recipe
+    recipe, rule = build.recipe, build.recipe.shards
     by_cell = {unit.name: unit for unit in _match_units(build)}
     chosen = [(s.survey, s.members, s.columns, build.sources[s.survey].form, build.surveys[s.survey]) for s in recipe.selections]
     weights: dict[str, int] = defaultdict(int)
@@ -343,6 +343,6 @@ def _sample_units(build: Build) -> list[Unit]:
         unit = by_cell[receipt.unit]
         matched = {recipe.primary.survey: receipt.rows_out, **receipt.facts["matched"]}
         weight = sum(weights[name] * count for name, count in matched.items())
-        print_of = fingerprint("samples", chosen, recipe.split, recipe.shards.seed, unit.fingerprint, receipt.facts["digest"])
+        print_of = fingerprint("samples", chosen, recipe.split, rule.seed, rule.dtype, unit.fingerprint, receipt.facts["digest"])
         units.append(replace(unit, stage="samples", weight=weight, fingerprint=print_of))
     return units

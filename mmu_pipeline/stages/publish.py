@@ -9,6 +9,7 @@ from typing import Any
 from mmu_pipeline.errors import BrokenArtefact
 from mmu_pipeline.shards.index import write_index
 from mmu_pipeline.shards.manifest import MANIFEST_PATH, Account, Provenance, manifest_of
+from mmu_pipeline.shards.narrow import add_losses
 from mmu_pipeline.stages.build import STAGES, Build
 from mmu_pipeline.stages.pipeline import set_aside_of, stage_receipts
 from mmu_pipeline.stages.seal import point_to, seal, shard_files
@@ -95,5 +96,6 @@ def _account(receipts: dict[str, list[Receipt]], not_dealt: dict[str, int], set_
                 skipped[owner][reason] += count
     if not_dealt:
         skipped["shards"] = defaultdict(int, not_dealt)
+    narrowed = add_losses(receipt.facts.get("narrowed", {}) for receipt in receipts["samples"])
     counts["samples"] = sum(receipt.rows_out for receipt in receipts["samples"]) - sum(not_dealt.values())
-    return Account(counts, skipped, set_aside)
+    return Account(counts, skipped, set_aside, narrowed)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +15,9 @@ from mmu_pipeline.errors import BrokenArtefact
 from mmu_pipeline.fields import Array, Field
 from mmu_pipeline.readers import reader
 from mmu_pipeline.shards.index import piece_index
+from mmu_pipeline.shards.narrow import Loss, narrowed
 from mmu_pipeline.shards.samples import Sample, sample_key
-from mmu_pipeline.shards.schema import sample_members, sample_scalars
+from mmu_pipeline.shards.schema import MemberField, sample_members, sample_scalars
 from mmu_pipeline.shards.splits import near_other_split
 from mmu_pipeline.shards.tar import write_samples
 from mmu_pipeline.sky import CELL_ORDER, Cell, Int, margin_ranges
@@ -44,8 +46,13 @@ def run(unit: Unit, build: Build) -> Receipt:
     keys = _keys(build, matches)
     stem = f"pieces/samples/{unit.name}"
     moved: Counter[str] = Counter()
+    narrow = [member for member in sample_members(recipe, build.surveys) if member.is_narrowed]
+    losses = {member.name: Loss() for member in narrow}
+    scales: dict[str, list[float]] = {member.scale: [] for member in narrow if member.scale}
     with build.root.writing(f"{stem}.tar") as file:
-        written = write_samples(file, _samples(build, matches, keys, records, moved))
+        written = write_samples(file, _narrowed(_samples(build, matches, keys, records, moved), narrow, losses, scales))
+    for name, found in scales.items():
+        records = records.set_column(records.column_names.index(name), name, pa.array(found, pa.float32()))
     index29, ra, dec = (matches[name].to_numpy() for name in ("_healpix_29", "ra", "dec"))
     index = piece_index(written, index29, ra, dec, records, recipe)
     build.root.write_table(f"{stem}.parquet", index)
@@ -53,7 +60,7 @@ def run(unit: Unit, build: Build) -> Receipt:
         stage="samples", unit=unit.name, fingerprint=unit.fingerprint, rows_in=total, rows_out=len(index),
         skipped={GUARDED: total - len(index)} if total > len(index) else {},
         outputs={path: build.root.size(path) or 0 for path in (f"{stem}.tar", f"{stem}.parquet")},
-        facts={"array_bytes": dict(moved)},
+        facts={"array_bytes": dict(moved), "narrowed": {name: asdict(loss) for name, loss in losses.items()}},
     )  # fmt: skip
 
 
@@ -89,7 +96,8 @@ def _records(unit: Unit, build: Build, cell: Cell, matches: pa.Table) -> pa.Tabl
         if name in far:
             columns[f"has_{name}"] = pc.is_valid(matches[f"{name}_object_id"])
             columns |= {f"{name}_{column}": matches[f"{name}_{column}"] for column in PAIR}
-    return pa.table([columns[field.name] for field in schema], schema=schema)
+    absent = pa.nulls(len(matches))
+    return pa.table([pc.cast(columns.get(field.name, absent), field.type) for field in schema], schema=schema)
 
 
 def _located(objects: pa.Table, files: pa.ChunkedArray, rows: pa.ChunkedArray, survey: str) -> pa.Array:
@@ -128,6 +136,21 @@ def _samples(build: Build, matches: pa.Table, keys: Sequence[str], records: pa.T
                 {member: values[row] for member, values in arrays.items()},
                 {name: column[row] for name, column in zip(columns_of_record, columns, strict=True)},
             )
+
+
+def _narrowed(
+    samples: Iterable[Sample], members: Sequence[MemberField], losses: dict[str, Loss], scales: dict[str, list[float]]
+) -> Iterator[Sample]:
+    """The samples with these members in their narrower types. What that loses is added up; scales are listed, row by row."""
+    for sample in samples:
+        arrays, record = dict(sample.arrays), dict(sample.record)
+        for member in members:
+            arrays[member.name], scale, loss = narrowed(arrays[member.name], member.dtype)
+            losses[member.name] = losses[member.name].plus(loss)
+            if member.scale:
+                scales[member.scale].append(scale)
+                record[member.scale] = scale
+        yield Sample(sample.key, arrays, record)
 
 
 def _arrays(
