@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+from mmu_pipeline.redaction import without_secrets
+
 
 class PipelineError(Exception):
-    """Base of all errors raised on purpose. `where` names file, cell, survey, column, value; `hint` the next step."""
+    """Base of all errors raised on purpose. `where` names file, cell, survey, column, value; `hint` the next step.
+
+    Secrets in its texts are hidden, wherever they came from.
+    """
 
     exit_code = 1
 
     def __init__(self, what: str, *, hint: str = "", **where: Any) -> None:
-        self.what, self.hint = what, hint
-        self.where = {name: value for name, value in where.items() if value is not None}
-        super().__init__(what)
+        self.what, self.hint = without_secrets(what), hint
+        clean = {name: without_secrets(value) if isinstance(value, str) else value for name, value in where.items()}
+        self.where = {name: value for name, value in clean.items() if value is not None}
+        super().__init__(self.what)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.what, self.hint, self.where)
@@ -39,6 +45,10 @@ class BrokenSource(PipelineError):
 
 class Unreachable(PipelineError):
     """A transfer failed in a way that may pass (time-out, 5xx, reset, short body): retried, then set aside."""
+
+
+class SourceChanged(PipelineError):
+    """A source file is no longer what was listed: its unit is set aside rather than mixed of two versions; run again."""
 
 
 class BrokenArtefact(PipelineError):

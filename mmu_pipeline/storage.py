@@ -10,22 +10,23 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from functools import cache, lru_cache
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
-from urllib.parse import urlsplit, urlunsplit
 
 import fsspec
 import fsspec.implementations.local
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
-from fsspec.core import url_to_fs
 from pydantic import BaseModel
 
 from mmu_pipeline import __version__
 from mmu_pipeline.errors import BadInput, BrokenArtefact
+from mmu_pipeline.redaction import public_url as public_url
+from mmu_pipeline.redaction import without_secrets
+from mmu_pipeline.remote import filesystem, retried
 from mmu_pipeline.sky import Cell
 
 Item = TypeVar("Item")
@@ -54,18 +55,22 @@ class Root:
     def is_local(self) -> bool:
         return isinstance(self.fs, fsspec.implementations.local.LocalFileSystem)
 
+    def _ask(self, action: Callable[[], Found]) -> Found:
+        """What a call of the filesystem gives; tried again where there is a network between. Raises Unreachable."""
+        return action() if self.is_local else retried(action, self.url, answers=(FileNotFoundError,))
+
     def exists(self, relative: str) -> bool:
-        return bool(self.fs.exists(self.path(relative)))
+        return self._ask(lambda: bool(self.fs.exists(self.path(relative))))
 
     def size(self, relative: str) -> int | None:
         """Size in bytes, None where there is no such file."""
         try:
-            return int(self.fs.size(self.path(relative)))
+            return self._ask(lambda: int(self.fs.size(self.path(relative))))
         except FileNotFoundError:
             return None
 
     def read_bytes(self, relative: str) -> bytes:
-        return bytes(self.fs.cat_file(self.path(relative)))
+        return self._ask(lambda: bytes(self.fs.cat_file(self.path(relative))))
 
     def read_json(self, relative: str) -> Any:
         """Content of a JSON file. Raises BrokenArtefact if it is not JSON, FileNotFoundError if it is not there."""
@@ -77,7 +82,8 @@ class Root:
     def read_table(self, relative: str, columns: list[str] | None = None, filters: Any = None) -> pa.Table:
         """A Parquet artefact, or its rows and columns that are asked for. Cells run side by side, so one thread reads it."""
         path = self.path(relative)
-        return pq.read_table(path, columns=columns, filters=filters, filesystem=self.fs, partitioning=None, use_threads=False)
+        options = {"columns": columns, "filters": filters, "partitioning": None, "use_threads": False}
+        return self._ask(lambda: pq.read_table(path, filesystem=self.fs, **options))
 
     @contextmanager
     def writing(self, relative: str) -> Iterator[BinaryIO]:
@@ -114,6 +120,10 @@ class Root:
                 path.unlink(missing_ok=True)
 
     def write_bytes(self, relative: str, content: bytes) -> None:
+        """Write a small file in one step. Raises Unreachable if its server does not take it."""
+        if not self.is_local:
+            self._ask(lambda: self.fs.pipe_file(self.path(relative), content))
+            return
         with self.writing(relative) as file:
             file.write(content)
 
@@ -135,11 +145,12 @@ class Root:
             os.rename(self.path(source), self.path(target))
             return
         folder = self.path(source)
-        files = [file for file in self.fs.find(folder) if file != f"{folder}/{last}"]
+        files = [file for file in self._ask(lambda: self.fs.find(folder)) if file != f"{folder}/{last}"]
         for group in (files, [f"{folder}/{last}"] if last else []):
+            targets = [self.path(f"{target}/{file[len(folder) + 1 :]}") for file in group]
             if group:
-                self.fs.copy(group, [self.path(f"{target}/{file[len(folder) + 1 :]}") for file in group])
-        self.fs.rm(folder, recursive=True)
+                self._ask(partial(self.fs.copy, group, targets))
+        self._ask(lambda: self.fs.rm(folder, recursive=True))
 
     def at(self, relative: str) -> Root:
         """A folder below as a root of its own."""
@@ -148,7 +159,7 @@ class Root:
     def remove(self, relative: str, recursive: bool = False) -> None:
         """Remove an artefact; nothing happens if it is not there."""
         if self.exists(relative):
-            self.fs.rm(self.path(relative), recursive=recursive)
+            self._ask(lambda: self.fs.rm(self.path(relative), recursive=recursive))
 
 
 @cache
@@ -169,14 +180,8 @@ def _is_running(pid: int) -> bool:
 @lru_cache(maxsize=64)
 def _place(url: str, working_folder: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Filesystem and absolute path of a URL; kept, since every small file asks. A relative path hangs on the working folder."""
-    fs, path = url_to_fs(url)
+    fs, path = filesystem(url)
     return fs, path.rstrip("/")
-
-
-def public_url(url: str) -> str:
-    """A URL without user, password, query and fragment: fit for logs, receipts and manifests."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")) if parts.scheme else url
 
 
 def object_folder(survey: str) -> str:
@@ -282,8 +287,10 @@ def each(root: Root, look: Callable[[Item], Found], items: Iterable[Item]) -> li
 
 
 def write_receipt(root: Root, receipt: Receipt) -> Receipt:
-    root.write_json(receipt.path, asdict(receipt))
-    return receipt
+    """Write a receipt, its reason without secrets. Gives it as written."""
+    clean = replace(receipt, reason=without_secrets(receipt.reason))
+    root.write_json(clean.path, asdict(clean))
+    return clean
 
 
 def claim(root: Root, path: str, identity: dict[str, Any], replace: bool, what: str) -> None:

@@ -22,7 +22,7 @@ from mmu_pipeline.simulate.light_curves import LightCurve
 from mmu_pipeline.simulate.serve import Busy, CutShort, Served, serving
 from mmu_pipeline.simulate.snana import PLAIN, Supernova, Traps, write_snana
 from mmu_pipeline.sky import healpix29, pixels_at
-from mmu_pipeline.stages import download, pipeline
+from mmu_pipeline.stages import pipeline
 from mmu_pipeline.stages.build import STAGES, Build, Outcome
 from mmu_pipeline.stages.overview import plan, status
 from mmu_pipeline.stages.pipeline import finish_stage, run_unit, units_of
@@ -331,12 +331,6 @@ def over_http(sky: Sky, server: Served, root: str = "root") -> Build:
     return sky.prepare(root, sources={name: f"{server.url}/{name}" for name in ("one", "two")})
 
 
-@pytest.fixture
-def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "wait_random_exponential", lambda *_, **__: lambda _state: 0.01)
-
-
-@pytest.mark.usefixtures("quick_retries")
 def test_downloads_that_fail_for_a_while_change_nothing(sky: Sky) -> None:
     cells = sorted(sky.files)
     faults = {f"one/healpix={cells[0]}/001-of-001.hdf5": Busy(2), f"one/healpix={cells[1]}/001-of-001.hdf5": CutShort(2)}
@@ -348,7 +342,6 @@ def test_downloads_that_fail_for_a_while_change_nothing(sky: Sky) -> None:
     assert members(published) == members(undisturbed)
 
 
-@pytest.mark.usefixtures("quick_retries")
 def test_a_file_that_cannot_be_had_sets_its_cell_aside_until_it_can(sky: Sky) -> None:
     cell = sorted(sky.files)[0]
     with serving(sky.folder, {f"one/healpix={cell}/001-of-001.hdf5": CutShort(9999)}) as server:

@@ -15,7 +15,7 @@ from platformdirs import user_cache_path
 from mmu_pipeline.errors import BrokenArtefact
 from mmu_pipeline.loader.layout import Bytes
 from mmu_pipeline.loader.places import Places, Shard
-from mmu_pipeline.stages.download import retried
+from mmu_pipeline.remote import retried
 from mmu_pipeline.storage import Root
 
 BLOCK_BYTES = 256 * 1024

@@ -14,11 +14,11 @@ import pyarrow as pa
 
 from mmu_pipeline import __version__
 from mmu_pipeline.catalog import Recipe, Survey
+from mmu_pipeline.redaction import public_url
 from mmu_pipeline.shards.index import INDEX_PATH, IndexFacts
 from mmu_pipeline.shards.narrow import Loss
 from mmu_pipeline.shards.schema import MemberField, Scalar, sample_members, sample_scalars
 from mmu_pipeline.shards.splits import SPLITS
-from mmu_pipeline.storage import public_url
 
 MANIFEST_PATH = "manifest.json"
 FORMAT_VERSION = 1

@@ -36,7 +36,16 @@ class CutShort:
     keep: float = 0.5
 
 
-Fault = Busy | CutShort
+@dataclass(frozen=True)
+class Hangs:
+    """Promise the whole body, send a part of it and then nothing for a while, for the first requests of a path."""
+
+    times: int = 1
+    keep: float = 0.5
+    seconds: float = 30.0
+
+
+Fault = Busy | CutShort | Hangs
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,9 @@ class Served:
     url: str
     requests: Counter[str] = field(default_factory=Counter)
     """GET requests by path, without the leading slash."""
+    sent: Counter[str] = field(default_factory=Counter)
+    """Bytes sent in answer to them."""
+    stopped: threading.Event = field(default_factory=threading.Event)
 
 
 class _Handler(SimpleHTTPRequestHandler):
@@ -53,15 +65,15 @@ class _Handler(SimpleHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def __init__(self, *args: object, faults: Mapping[str, Fault], requests: Counter[str], directory: str) -> None:
-        self.faults, self.requests = faults, requests
+    def __init__(self, *args: object, faults: Mapping[str, Fault], served: Served, directory: str) -> None:
+        self.faults, self.served = faults, served
         super().__init__(*args, directory=directory)  # type: ignore[arg-type]
 
     def do_GET(self) -> None:
         name = self.path.lstrip("/")
-        self.requests[name] += 1
+        self.served.requests[name] += 1
         fault = self.faults.get(name)
-        due = fault is not None and self.requests[name] <= fault.times
+        due = fault is not None and self.served.requests[name] <= fault.times
         if due and isinstance(fault, Busy):
             self.send_error(HTTPStatus.SERVICE_UNAVAILABLE)
             return
@@ -70,11 +82,15 @@ class _Handler(SimpleHTTPRequestHandler):
             return
         with body:
             content = body.read()
-        if due and isinstance(fault, CutShort):
+        if due and isinstance(fault, CutShort | Hangs):
             content = content[: int(len(content) * fault.keep)]
             self.close_connection = True
         try:
             self.wfile.write(content)
+            self.wfile.flush()
+            self.served.sent[name] += len(content)
+            if due and isinstance(fault, Hangs):
+                self.served.stopped.wait(fault.seconds)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
 
@@ -82,6 +98,9 @@ class _Handler(SimpleHTTPRequestHandler):
         """Headers of the whole file or of the range asked for; the body still to be sent."""
         asked = RANGE.match(self.headers.get("Range", ""))
         path = Path(self.translate_path(self.path))
+        if self.headers.get("If-Match", self._etag()) != self._etag():
+            self.send_error(HTTPStatus.PRECONDITION_FAILED)
+            return None
         if asked is None or not path.is_file() or not any(asked.groups()):
             return super().send_head()
         size = path.stat().st_size
@@ -102,8 +121,18 @@ class _Handler(SimpleHTTPRequestHandler):
         self.end_headers()
         return BytesIO(content)
 
+    def _etag(self) -> str:
+        """A strong ETag of a file that changes whenever it is written; none of a folder or of what is not there."""
+        path = Path(self.translate_path(self.path))
+        if not path.is_file():
+            return ""
+        status = path.stat()
+        return f'"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"'
+
     def end_headers(self) -> None:
         self.send_header("Accept-Ranges", "bytes")
+        if etag := self._etag():
+            self.send_header("ETag", etag)
         super().end_headers()
 
     def list_directory(self, path: str | os.PathLike[str]) -> BytesIO:
@@ -134,14 +163,15 @@ def serving(folder: Path, faults: Mapping[str, Fault] | None = None) -> Iterator
 
     `faults` maps paths relative to the folder to what goes wrong with their first requests.
     """
-    requests: Counter[str] = Counter()
-    handler = partial(_Handler, faults=faults or {}, requests=requests, directory=str(folder))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
+        served = Served(f"http://127.0.0.1:{server.server_address[1]}")
+        server.RequestHandlerClass = partial(_Handler, faults=faults or {}, served=served, directory=str(folder))
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         thread.start()
         try:
-            yield Served(f"http://127.0.0.1:{server.server_address[1]}", requests)
+            yield served
         finally:
+            served.stopped.set()
             server.shutdown()
             thread.join()

@@ -21,6 +21,28 @@ class Source:
 
 
 @dataclass(frozen=True)
+class SourceFile:
+    """One file of a survey as it was listed."""
+
+    relative: str
+    """Path below the survey's URL: what object tables call source_file."""
+    urls: tuple[str, ...]
+    """Where it can be had: the source itself, then its mirrors."""
+    size: int | None = None
+    tag: str = ""
+    """What changes with its content: ETag, or time of last change."""
+    cells: range | None = None
+    """Order-4 cells that it covers, where the survey is cut by cell."""
+    sha256: str | None = None
+    state: Literal["listed", "unlisted", "missing"] = "listed"
+    """Against the survey's list of members, where it has one."""
+
+    @property
+    def name(self) -> str:
+        return self.relative.rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True)
 class Build:
     """Everything a stage needs to know, checked before work starts. Small and picklable: it travels with each task."""
 

@@ -1,94 +1,34 @@
-"""A survey's place to its list of files, and each file to a local path: retried, checked by length and checksum."""
+"""A survey's place to its list of files, and each file to a local path, with its companions beside it."""
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 import fsspec
-import fsspec.implementations.local
-from aiohttp import ClientError
-from fsspec.core import url_to_fs
 from fsspec.utils import get_protocol
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from mmu_pipeline.catalog import Form
-from mmu_pipeline.errors import BadInput, BrokenSource, Unreachable
+from mmu_pipeline.errors import BadInput, BrokenSource, SourceChanged, Unreachable
 from mmu_pipeline.readers.companions import companion_name
+from mmu_pipeline.redaction import public_url
+from mmu_pipeline.remote import filesystem, retried
 from mmu_pipeline.sky import CELL_ORDER, Cell, cells_touching
-from mmu_pipeline.storage import digest, public_url
+from mmu_pipeline.stages.build import SourceFile
+from mmu_pipeline.stages.cache import kept
+from mmu_pipeline.stages.transfer import tag_of
 
 CELL_FOLDER = re.compile(r"healpix=0*(\d+)")
 HATS_PARTITION = re.compile(r"(?:.*/)?Norder=(\d+)/(?:.*/)?Npix=(\d+)(?:[./].*)?")
 USUAL_CHECKSUMS = "SHA256SUMS"
-ATTEMPTS = 4
 LISTING_THREADS = 16
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """One file of a survey as it was listed."""
-
-    relative: str
-    """Path below the survey's URL: what object tables call source_file."""
-    urls: tuple[str, ...]
-    """Where it can be had: the source itself, then its mirrors."""
-    size: int | None = None
-    tag: str = ""
-    """What changes with its content: ETag, or time of last change."""
-    cells: range | None = None
-    """Order-4 cells that it covers, where the survey is cut by cell."""
-    sha256: str | None = None
-    state: Literal["listed", "unlisted", "missing"] = "listed"
-    """Against the survey's list of members, where it has one."""
-
-
-def _passing(error: BaseException) -> bool:
-    """Whether a failed transfer may succeed when tried again."""
-    if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError):
-        return False
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return False
-    return isinstance(error, OSError | ClientError | TimeoutError | Unreachable)
-
-
-def retried(action: Callable[[], T], url: str) -> T:
-    """The result of a transfer, tried a few times with growing, random pauses. Raises Unreachable."""
-    try:
-        for attempt in Retrying(
-            retry=retry_if_exception(_passing),
-            stop=stop_after_attempt(ATTEMPTS),
-            wait=wait_random_exponential(0.2, max=20),
-            reraise=True,
-        ):
-            with attempt:
-                return action()
-    except Unreachable:
-        raise
-    except (OSError, ClientError, TimeoutError) as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        what = "not found" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
-        raise Unreachable(f"cannot be read: {what}".replace(url, public_url(url)), file=public_url(url)) from error
-    raise AssertionError("unreachable")
-
-
-def _opened(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The filesystem of a URL, and the path there. Some ask their server for it. Raises Unreachable."""
-    fs, path = retried(lambda: url_to_fs(url), url)
-    return fs, path
 
 
 def list_files(form: Form, url: str, mirrors: Collection[str] = (), cells: Collection[int] | None = None) -> list[SourceFile]:
@@ -96,12 +36,12 @@ def list_files(form: Form, url: str, mirrors: Collection[str] = (), cells: Colle
 
     Raises Unreachable if the place cannot be listed, BadInput if it holds no file of this form.
     """
-    fs, base = _opened(url)
+    fs, base = filesystem(url)
     base = base.rstrip("/")
     sums = _checksums(form, url, {_base_name(entry) for entry in _ls(fs, base)})
     found = [
         SourceFile(relative, tuple(f"{place.rstrip('/')}/{relative}" for place in (url, *mirrors)),
-                   info.get("size"), _tag(info), _cells_of(relative) if form.cut_by_cell else None, sums.get(relative))
+                   info.get("size"), tag_of(info), _cells_of(relative) if form.cut_by_cell else None, sums.get(relative))
         for relative, info in _walk(fs, base, form, cells)
     ]  # fmt: skip
     if not found and cells is None:
@@ -111,7 +51,7 @@ def list_files(form: Form, url: str, mirrors: Collection[str] = (), cells: Colle
 
 def detect_form(forms: dict[str, Form], url: str) -> str | None:
     """Name of the first form that has a file at a URL; None if none has. Raises Unreachable."""
-    fs, base = _opened(url)
+    fs, base = filesystem(url)
     base = base.rstrip("/")
     if is_local(url) and not fs.isdir(base):
         return None
@@ -177,11 +117,6 @@ def _details(fs: fsspec.AbstractFileSystem, entry: dict[str, Any]) -> dict[str, 
         return entry
 
 
-def _tag(info: dict[str, Any]) -> str:
-    tag = next((info[key] for key in ("ETag", "etag", "Last-Modified", "LastModified", "mtime", "created") if info.get(key)), "")
-    return str(tag)
-
-
 def _cells_of(path: str) -> range | None:
     """Order-4 cells named by an exact path component `healpix=N`, zero-padded or not, or by a HATS partition, of any order."""
     for part in path.split("/"):
@@ -202,7 +137,7 @@ def _touches(path: str, wanted: Collection[int]) -> bool:
 
 def read_text_beside(url: str, name: str) -> str:
     """A small text file of a survey, such as its list of members. Raises Unreachable."""
-    fs, base = _opened(url)
+    fs, base = filesystem(url)
     path = f"{base.rstrip('/')}/{name}"
     return bytes(retried(lambda: fs.cat_file(path), path)).decode("utf-8", "replace")
 
@@ -220,31 +155,29 @@ def is_local(url: str) -> bool:
     return get_protocol(url) in ("file", "local")
 
 
-def fetch(file: SourceFile, cache: str) -> Path:
-    """A local path with the content of a source file: the file itself, or its checked copy in the cache.
+@contextmanager
+def fetched(file: SourceFile, cache: str) -> Iterator[Path]:
+    """A local path with the content of a source file for the time of the block: the file itself, or its copy in the cache.
 
-    Raises Unreachable when no place gives it whole and with its published checksum.
+    Raises Unreachable when no place gives it whole and with its published checksum, SourceChanged if it is not what was listed.
     """
-    if is_local(file.urls[0]):
-        path = Path(fsspec.implementations.local.LocalFileSystem._strip_protocol(file.urls[0]))
-        if not path.is_file():
-            raise Unreachable("the file is gone since it was listed", file=path)
-        return path
-    target = Path(cache) / digest(file.urls[0].encode())[:16] / file.relative.rsplit("/", 1)[-1]
-    note = target.with_name(target.name + ".json")
-    if _is_cached(file, target, note):
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    failures: list[str] = []
-    for url in file.urls:
-        try:
-            size = retried(lambda url=url: _transfer(url, target, file), url)  # type: ignore[misc]
-            note.write_text(json.dumps({"size": size, "tag": file.tag}))
-            return target
-        except Unreachable as error:
-            failures.append(str(error))
-    raise Unreachable("no place gave this file whole", file=public_url(file.urls[0]), tried="; ".join(failures),
-                      hint="check the URL and the network, then run again: only what is missing is fetched")  # fmt: skip
+    if not is_local(file.urls[0]):
+        with kept(file, cache) as path:
+            yield path
+        return
+    fs, place = filesystem(file.urls[0])
+    path = Path(place)
+    if not path.is_file():
+        raise Unreachable("the file is gone since it was listed", file=path)
+    _check_unchanged(fs, file, path)
+    yield path
+    _check_unchanged(fs, file, path)
+
+
+def _check_unchanged(fs: fsspec.AbstractFileSystem, file: SourceFile, path: Path) -> None:
+    info = fs.info(str(path))
+    if (file.size is not None and info["size"] != file.size) or (file.tag and tag_of(info) != file.tag):
+        raise SourceChanged("the file changed since it was listed", file=path, hint="run again: it is read anew")
 
 
 @contextmanager
@@ -253,60 +186,31 @@ def reading(file: SourceFile, form: Form, cache: str) -> Iterator[Path]:
 
     What a reader finds wrong with it is told by the file's own place.
     """
-    path = fetch(file, cache)
-    for role in form.companions:
-        _fetch_companion(file, form, role, cache)
-    try:
-        yield path
-    except BrokenSource as error:
-        if str(error.where.get("file")) == str(path):
-            error.where["file"] = public_url(file.urls[0])
-        raise
+    with ExitStack() as held:
+        path = held.enter_context(fetched(file, cache))
+        for role in form.companions if not is_local(file.urls[0]) else ():
+            _bring_companion(file, form, role, path.parent, cache, held)
+        try:
+            yield path
+        except BrokenSource as error:
+            if str(error.where.get("file")) == str(path):
+                error.where["file"] = public_url(file.urls[0])
+            raise
 
 
-def _fetch_companion(file: SourceFile, form: Form, role: str, cache: str) -> None:
-    """Copy a companion of a remote file into the same folder of the cache; one that is not there is left out."""
-    if is_local(file.urls[0]):
-        return
-    beside = companion_name(form, role, file.relative.rsplit("/", 1)[-1])
-    target = Path(cache) / digest(file.urls[0].encode())[:16] / beside.rsplit("/", 1)[-1]
-    if target.exists():
-        return
-    folder = file.urls[0].rsplit("/", 1)[0]
+def _bring_companion(file: SourceFile, form: Form, role: str, folder: Path, cache: str, held: ExitStack) -> None:
+    """Put a companion of a remote file beside its copy; one that is not there is left out."""
+    beside = companion_name(form, role, file.name)
+    place = file.urls[0].rsplit("/", 1)[0]
     while beside.startswith("../"):
-        folder, beside = folder.rsplit("/", 1)[0], beside.removeprefix("../")
-    url = f"{folder}/{beside}"
-    fs, path = _opened(url)
-    if retried(lambda: fs.exists(path), url):
-        with suppress(FileExistsError):
-            os.link(fetch(SourceFile(beside, (url,)), cache), target)
-
-
-def _is_cached(file: SourceFile, target: Path, note: Path) -> bool:
+        place, beside = place.rsplit("/", 1)[0], beside.removeprefix("../")
+    fs, path = filesystem(f"{place}/{beside}")
     try:
-        known = json.loads(note.read_text())
-        whole = target.stat().st_size == known["size"]
-    except (OSError, ValueError, KeyError):
-        return False
-    return whole and (not file.tag or known["tag"] == file.tag) and (file.size is None or known["size"] == file.size)
-
-
-def _transfer(url: str, target: Path, file: SourceFile) -> int:
-    """Copy one remote file, check its length and checksum, put it under its name. Returns its size."""
-    fs, path = _opened(url)
-    aside = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        expected = file.size if url == file.urls[0] and file.size is not None else fs.info(path).get("size")
-        fs.get_file(path, str(aside))
-        size = aside.stat().st_size
-        if expected is not None and size != expected:
-            raise Unreachable(f"the download was cut short: {size} of {expected} bytes", file=public_url(url))
-        if file.sha256 is not None:
-            with aside.open("rb") as content:
-                found = hashlib.file_digest(content, "sha256").hexdigest()
-            if found != file.sha256:
-                raise Unreachable(f"sha256 is {found}, published is {file.sha256}", file=public_url(url))
-        os.replace(aside, target)
-        return size
-    finally:
-        aside.unlink(missing_ok=True)
+        info = retried(lambda: fs.info(path), f"{place}/{beside}", answers=(FileNotFoundError,))
+    except FileNotFoundError:
+        return
+    companion = SourceFile(beside, (f"{place}/{beside}",), info.get("size"), tag_of(info))
+    copy = held.enter_context(kept(companion, cache))
+    aside = folder / f"{companion.name}.{uuid.uuid4().hex[:8]}"
+    os.link(copy, aside)
+    os.replace(aside, folder / companion.name)

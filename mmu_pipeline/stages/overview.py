@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from mmu_pipeline.stages.build import STAGES, Build, Unit
-from mmu_pipeline.stages.download import SourceFile
+from mmu_pipeline.redaction import public_url
+from mmu_pipeline.stages.build import STAGES, Build, SourceFile, Unit
 from mmu_pipeline.stages.pipeline import set_aside_of, stage_receipts, units_of
-from mmu_pipeline.storage import latest_path, public_url, valid_receipt
+from mmu_pipeline.storage import latest_path, valid_receipt
 
 
 @dataclass(frozen=True)

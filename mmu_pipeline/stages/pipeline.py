@@ -22,8 +22,9 @@ from mmu_pipeline.hats import Partition, write_metadata
 from mmu_pipeline.shards.schema import sample_members
 from mmu_pipeline.sky import CELL_ORDER, Cell
 from mmu_pipeline.stages import match, objects, samples, scan, shards
-from mmu_pipeline.stages.build import Build, Outcome, Unit
-from mmu_pipeline.stages.download import SourceFile, list_files, read_text_beside
+from mmu_pipeline.stages.build import Build, Outcome, SourceFile, Unit
+from mmu_pipeline.stages.download import list_files, read_text_beside
+from mmu_pipeline.stages.listing import write_listing
 from mmu_pipeline.storage import (
     Receipt,
     each,
@@ -106,7 +107,9 @@ def finish_stage(stage: str, build: Build, outcomes: Sequence[Outcome]) -> None:
     units = _sample_units(build) if stage == "samples" else [outcome.unit for outcome in outcomes]
     names = sorted(unit.name for unit in units)
     build.root.write_json(_stage_list(build, stage), names)
-    if stage == "objects":
+    if stage == "scan":
+        write_listing(build, (outcome.unit for outcome in outcomes))
+    elif stage == "objects":
         receipts = stage_receipts(build, stage)
         for name in build.surveys:
             write_metadata(build.root, object_folder(name), name, list(_partitions(build, name, receipts).values()))

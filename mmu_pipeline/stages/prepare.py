@@ -12,10 +12,11 @@ from mmu_pipeline.catalog import Recipe, Selection, Survey, load_recipe, load_su
 from mmu_pipeline.errors import BadInput
 from mmu_pipeline.expressions import parse_where
 from mmu_pipeline.readers import reader
+from mmu_pipeline.redaction import public_url
 from mmu_pipeline.sky import CELL_ORDER, cone_cells
 from mmu_pipeline.stages.build import Build, Source
 from mmu_pipeline.stages.download import detect_form, is_local
-from mmu_pipeline.storage import Root, claim, public_url
+from mmu_pipeline.storage import Root, claim
 
 Chosen = TypeVar("Chosen", bound=Selection)
 

@@ -22,7 +22,8 @@ from mmu_pipeline.shards.splits import near_other_split
 from mmu_pipeline.shards.tar import write_samples
 from mmu_pipeline.sky import CELL_ORDER, Cell, Int, margin_ranges
 from mmu_pipeline.stages.build import Build, Unit
-from mmu_pipeline.stages.download import SourceFile, reading
+from mmu_pipeline.stages.download import reading
+from mmu_pipeline.stages.listing import listed_files
 from mmu_pipeline.stages.match import Sky, reach
 from mmu_pipeline.stages.objects import read_objects
 from mmu_pipeline.storage import Receipt, match_folder, partition_path
@@ -163,11 +164,12 @@ def _arrays(
     ids = part[f"{survey.name}_object_id"].to_pylist()
     codes = files.indices.fill_null(-1).to_numpy()
     result: dict[str, list[Array]] = {field.name: [field.absent()] * len(part) for field in members}
-    for code, relative in enumerate(files.dictionary.to_pylist() if members else ()):
+    names = files.dictionary.to_pylist() if members else []
+    listed = listed_files(build, survey.name, names)
+    for code, relative in enumerate(names):
         here = np.flatnonzero(codes == code)
-        urls = tuple(f"{place.rstrip('/')}/{relative}" for place in (source.url, *source.mirrors))
         form = survey.forms[source.form]
-        with reading(SourceFile(relative, urls), form, build.cache) as path:
+        with reading(listed[relative], form, build.cache) as path:
             found = reader(form.reader).read_arrays(survey, source.form, path, rows[here], [ids[row] for row in here], members)
         for field in members:
             for row, array in zip(here, found[field.name], strict=True):

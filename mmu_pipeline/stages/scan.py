@@ -12,8 +12,8 @@ from mmu_pipeline.catalog import Survey
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.readers import objects_of
 from mmu_pipeline.sky import CELL_ORDER, healpix29, is_position, pixels_at
-from mmu_pipeline.stages.build import Build, Unit
-from mmu_pipeline.stages.download import SourceFile, reading
+from mmu_pipeline.stages.build import Build, SourceFile, Unit
+from mmu_pipeline.stages.download import reading
 from mmu_pipeline.storage import Receipt, digest
 
 NOT_MEMBER = {"unlisted": "not in the survey's list of members", "missing": "in the survey's list of members, but not there"}
