@@ -29,8 +29,26 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import exponential_backoff
 from prefect.utilities.annotations import quote
 
+from flows.one_at_a_time import one_at_a_time
+from flows.parameters import (
+    BatchUnits,
+    Cache,
+    Cells,
+    ClusterName,
+    Cone,
+    KeepSamples,
+    Metrics,
+    PatienceSeconds,
+    Quiet,
+    RecipeName,
+    Replace,
+    RootUrl,
+    Sources,
+    SurveyDirs,
+)
 from mmu_pipeline.cluster import BATCH_UNITS, ClusterLost, Patience, open_client, run_units
 from mmu_pipeline.journal import Journal
+from mmu_pipeline.leases import writing_alone
 from mmu_pipeline.log import log_stage
 from mmu_pipeline.progress import Tally, sentence
 from mmu_pipeline.report.run import write_run_page
@@ -38,7 +56,7 @@ from mmu_pipeline.stages.build import STAGES, Build, Outcome, Unit
 from mmu_pipeline.stages.pipeline import finish_stage, run_unit, units_of
 from mmu_pipeline.stages.prepare import claim_root, prepare
 from mmu_pipeline.stages.publish import Published, publish
-from mmu_pipeline.storage import each, valid_receipt
+from mmu_pipeline.storage import each, valid_receipt, writers_folder
 from mmu_pipeline.tables import size
 from mmu_pipeline.watch import Watch, watching
 
@@ -202,9 +220,9 @@ def _artifacts(result: BuildResult) -> None:
 
 
 @task(name="verify and publish", cache_policy=NO_CACHE, persist_result=False)
-def verify_and_publish(plan: Any) -> Published:
+def verify_and_publish(plan: Any, keep_samples: bool) -> Published:
     """Check the new version from the outside and make it visible. Raises BrokenArtefact."""
-    return publish(plan)
+    return publish(plan, keep_samples)
 
 
 @flow(
@@ -214,39 +232,51 @@ def verify_and_publish(plan: Any) -> Published:
     persist_result=False,
 )
 def build(
-    recipe: str,
-    root: str = "./runs",
-    cluster: str = "local",
-    cells: list[int] | None = None,
-    cone: tuple[float, float, float] | None = None,
-    sources: dict[str, str] | None = None,
-    survey_dirs: list[str] | None = None,
-    cache: str | None = None,
-    replace: bool = False,
-    batch_units: int = BATCH_UNITS,
-    patience_s: float = 3600.0,
-    metrics: str | None = None,
-    quiet: bool = False,
+    recipe: RecipeName,
+    root: RootUrl = "./runs",
+    cluster: ClusterName = "local",
+    cells: Cells = None,
+    cone: Cone = None,
+    sources: Sources = None,
+    survey_dirs: SurveyDirs = None,
+    cache: Cache = None,
+    replace: Replace = False,
+    keep_samples: KeepSamples = False,
+    batch_units: BatchUnits = BATCH_UNITS,
+    patience_s: PatienceSeconds = 3600.0,
+    metrics: Metrics = None,
+    quiet: Quiet = False,
 ) -> BuildResult | State[BuildResult]:
-    """Build a recipe's shards under a root and publish them. Parameters as the options of `mmu build`.
+    """Build a recipe's shards under a root and publish them as a new version. Run it again at any time: it goes on.
 
-    Raises BadInput, ClusterLost, and PipelineError for a full disk: then nothing is published, and a new run resumes.
+    Where nothing has changed since the last version it ends at once, under the name `Nothing new`. Raises BadInput, also while
+    another run writes this recipe; ClusterLost, and PipelineError for a full disk: then nothing is published.
     """
     start = time.monotonic()
     folders = [Path(folder) for folder in survey_dirs or ()]
     plan = prepare(recipe, root=root, sources=sources, survey_dirs=folders, cells=cells, cone=cone, cache=cache)
-    claim_root(plan, replace)
-    journal = Journal()
-    with watching(plan.recipe.name, journal, quiet=quiet, metrics=metrics) as watch, ExitStack() as stack:
+    name, journal = plan.recipe.name, Journal()
+    with ExitStack() as stack:
+        stack.enter_context(one_at_a_time(f"{name} in {plan.root.url}"))
+        still_ours = stack.enter_context(writing_alone(plan.root, writers_folder(name), f"the recipe {name!r}"))
+        claim_root(plan, replace)
+        watch = stack.enter_context(watching(name, journal, quiet=quiet, metrics=metrics))
         open_once = lru_cache(lambda: _open(stack, cluster, plan))
         patience = Patience(without_outcome=patience_s)
-        stages = tuple(run_stage(stage, plan, open_once, batch_units, patience, watch) for stage in STAGES)
-        published = verify_and_publish(quote(plan))
-    seconds = round(time.monotonic() - start, 2)
-    page = write_run_page(plan.root, plan.recipe.name, published, journal.table(), stages, seconds)
-    result = BuildResult(**asdict(published), recipe=plan.recipe.name, page=page, stages=stages, seconds=seconds)
+        stages: tuple[Tally, ...] = ()
+        for stage in STAGES:
+            still_ours()
+            stages += (run_stage(stage, plan, open_once, batch_units, patience, watch),)
+        still_ours()
+        published = verify_and_publish(quote(plan), keep_samples)
+        seconds = round(time.monotonic() - start, 2)
+        page = write_run_page(plan.root, name, published, journal.table(), stages, seconds)
+    result = BuildResult(**asdict(published), recipe=name, page=page, stages=stages, seconds=seconds)
     if not published.reused or published.set_aside:
         _artifacts(result)
     if published.set_aside:
         return Completed(name="Cells set aside", message=f"{len(published.set_aside)} units are missing", data=result)
+    if published.reused:
+        say = f"nothing new in the sources: version {published.version} is up to date, seen in {seconds:.1f} s"
+        return Completed(name="Nothing new", message=say, data=result)
     return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from dataclasses import replace as with_changes
 from typing import Any
@@ -11,11 +12,16 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.utilities.annotations import quote
 
+from flows.one_at_a_time import one_at_a_time
+from flows.parameters import ClusterName, Inputs, OutUrl, PatienceSeconds, Quiet
 from mmu_pipeline.cluster import ClusterLost, Patience, open_client, run_units
+from mmu_pipeline.leases import writing_alone
 from mmu_pipeline.progress import Tally, shown
+from mmu_pipeline.shards.opened import reading_version
 from mmu_pipeline.shards.reshape import ReshardRule
 from mmu_pipeline.stages.publish import Published
 from mmu_pipeline.stages.reshard import Reshard, prepare_reshard, publish_reshard, run_unit, units
+from mmu_pipeline.storage import WRITERS
 
 
 @dataclass(frozen=True)
@@ -59,19 +65,26 @@ def verify_and_publish(job: Any) -> Published:
 
 @flow(name="reshard", flow_run_name="reshard to {out}", persist_result=False)
 def reshard(
-    inputs: list[str],
-    out: str,
+    inputs: Inputs,
+    out: OutUrl,
     rule: ReshardRule = ReshardRule(),  # noqa: B008  frozen
-    cluster: str = "local",
-    patience_s: float = 3600.0,
-    quiet: bool = False,
+    cluster: ClusterName = "local",
+    patience_s: PatienceSeconds = 3600.0,
+    quiet: Quiet = False,
 ) -> ReshardResult:
     """Make a new version in the folder `out` from the sets at some URLs. A new run goes on where one was broken off.
 
-    Raises BadInput for what the user must correct, BrokenArtefact if an input or the new set is not as its index says.
+    Raises BadInput for what the user must correct, also while another run writes there; BrokenArtefact if an input or the new
+    set is not as its index says.
     """
     start = time.monotonic()
     job: Reshard = prepare_reshard(inputs, out, rule)
-    tally = copy_shards(quote((job, cluster, Patience(without_outcome=patience_s), quiet)))
-    published = verify_and_publish(quote(job))
+    with ExitStack() as stack:
+        stack.enter_context(one_at_a_time(job.out.url))
+        still_ours = stack.enter_context(writing_alone(job.out, WRITERS, "versions of this set"))
+        for parent in job.parents:
+            stack.enter_context(reading_version(parent.folder))
+        tally = copy_shards(quote((job, cluster, Patience(without_outcome=patience_s), quiet)))
+        still_ours()
+        published = verify_and_publish(quote(job))
     return ReshardResult(**asdict(published), shards=tally, seconds=round(time.monotonic() - start, 2))

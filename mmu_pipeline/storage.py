@@ -33,6 +33,8 @@ Item = TypeVar("Item")
 Found = TypeVar("Found")
 ASIDE = re.compile(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.partial$")
 """End of the name of a file that is being written: who writes it, by machine and process."""
+WRITERS, READERS = ".writers", ".readers"
+"""Folders beside the versions of a set: who writes one now, and, in a folder for each version, who reads it."""
 REQUESTS_AT_ONCE = 16
 """Small files of an object store that are read at a time."""
 
@@ -102,7 +104,7 @@ class Root:
                     raise
             return
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        aside = f"{target}.{_this_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.partial"
+        aside = f"{target}.{this_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.partial"
         try:
             with open(aside, "wb") as file:
                 yield file
@@ -116,7 +118,7 @@ class Root:
         """Remove what processes of this machine that were killed left half written. An object store has no such files."""
         for path in Path(self.path("")).rglob("*.partial") if self.is_local else ():
             found = ASIDE.search(path.name)
-            if found and found[1] == _this_host() and not _is_running(int(found[2])):
+            if found and found[1] == this_host() and not is_running(int(found[2])):
                 path.unlink(missing_ok=True)
 
     def write_bytes(self, relative: str, content: bytes) -> None:
@@ -126,6 +128,18 @@ class Root:
             return
         with self.writing(relative) as file:
             file.write(content)
+
+    def create_json(self, relative: str, content: Any) -> None:
+        """Write JSON under a name that nothing has yet. Raises FileExistsError where something has, even if it came just now."""
+        if self.is_local:
+            os.makedirs(os.path.dirname(self.path(relative)), exist_ok=True)
+        try:
+            with self.fs.open(self.path(relative), "xb") as file:
+                file.write(json.dumps(content).encode())
+        except OSError as error:  # object stores have words of their own for it
+            if self.exists(relative):
+                raise FileExistsError(self.path(relative)) from error
+            raise
 
     def write_json(self, relative: str, content: Any) -> None:
         """Write JSON with sorted keys: the same content gives the same bytes."""
@@ -163,11 +177,11 @@ class Root:
 
 
 @cache
-def _this_host() -> str:
+def this_host() -> str:
     return digest(socket.gethostname().encode())[:8]
 
 
-def _is_running(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -195,6 +209,11 @@ def match_folder(recipe: str) -> str:
 def latest_path(recipe: str) -> str:
     """The file that holds the name of the version which readers should take."""
     return f"shards/{recipe}/LATEST"
+
+
+def writers_folder(recipe: str) -> str:
+    """Where the run that writes versions of a recipe says so."""
+    return f"shards/{recipe}/{WRITERS}"
 
 
 def shard_folder(recipe: str, version: str) -> str:

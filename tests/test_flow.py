@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import psutil
 import pytest
@@ -22,7 +23,9 @@ from hypothesis import strategies as st
 
 from flows.build import UNITS_PER_GROUP, BuildResult, build, neighbours
 from mmu_pipeline.errors import BadInput
+from mmu_pipeline.leases import writing_alone
 from mmu_pipeline.stages.build import Unit
+from mmu_pipeline.storage import Root, writers_folder
 from tests.tiny import recipe_yaml, survey_yaml, write_cells
 
 OBJECTS = 120
@@ -102,10 +105,50 @@ def test_a_build_publishes_every_object_and_leaves_its_account_as_artifacts(undi
 
 def test_a_second_run_does_nothing(sky: Path, undisturbed: tuple[BuildResult, Path]) -> None:
     first, root = undisturbed
-    before = {path: path.stat().st_mtime_ns for path in (root / "shards").rglob("*")}
-    again = build(**asked(sky, root))
+
+    def written() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in (root / "shards").rglob("*") if ".writers" not in path.parts}
+
+    before = written()
+    state = build(**asked(sky, root), return_state=True)
+    assert (state.type.value, state.name) == ("COMPLETED", "Nothing new")
+    assert f"version {first.version} is up to date" in state.message
+    again = state.result()
     assert (again.version, again.reused, sum(tally.done for tally in again.stages)) == (first.version, True, 0)
-    assert {path: path.stat().st_mtime_ns for path in (root / "shards").rglob("*")} == before
+    assert written() == before
+
+
+def test_what_changed_in_the_sources_is_built_anew_and_the_rest_is_reused(sky: Path, tmp_path: Path) -> None:
+    """A changed cell, a new one, one that is gone: by size and time of the files, as a scheduled run finds them."""
+    data = shutil.copytree(sky / "two", tmp_path / "two")
+    root = tmp_path / "root"
+    options = {**asked(sky, root), "sources": {"two": str(data)}, "keep_samples": True}
+    first = build(**options)
+    files = sorted(data.glob("healpix=*/*.hdf5"))
+    with h5py.File(files[3], "r+") as file:
+        file["mag"][...] += 1
+    shutil.rmtree(files[7].parent)
+    write_cells(data, [np.linspace(0, 359, OBJECTS)[1]], [50 * np.sin(1)], ["B999"])
+    second = build(**options)
+    assert second.version != first.version
+    assert {tally.stage: (tally.done, tally.reused) for tally in second.stages}["scan"] == (2, first.stages[0].units - 2)
+    cells = {tally.stage: tally for tally in second.stages}
+    for stage in ("objects", "match", "samples"):
+        assert 0 < cells[stage].done < 30, stage  # the partitions that changed, and cells whose margin reaches into them
+        assert cells[stage].reused == cells[stage].units - cells[stage].done > 60
+    undisturbed = tmp_path / "undisturbed"
+    build(**{**options, "root": str(undisturbed)})
+    assert published_bytes(root) == published_bytes(undisturbed)
+    assert (root / "shards" / "pair" / first.version / "manifest.json").exists()
+
+
+def test_a_recipe_that_is_being_written_is_not_written_twice(sky: Path, tmp_path: Path) -> None:
+    with (
+        writing_alone(Root(str(tmp_path)), writers_folder("pair"), "the recipe 'pair'"),
+        pytest.raises(BadInput, match="another run writes the recipe 'pair'"),
+    ):
+        build(**asked(sky, tmp_path))
+    assert not (tmp_path / "receipts").exists()
 
 
 def test_two_worker_processes_give_the_same_bytes_as_one(

@@ -1,12 +1,15 @@
-"""The URL of a set of shards -> its folder, and its manifest."""
+"""The URL of a set of shards -> its folder, and its manifest; and word beside it that it is being read."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mmu_pipeline.errors import BadInput, BrokenArtefact
+from mmu_pipeline.leases import reading
 from mmu_pipeline.shards.manifest import FORMAT_VERSION, MANIFEST_PATH
-from mmu_pipeline.storage import Root
+from mmu_pipeline.storage import READERS, Root
 
 LATEST = "LATEST"
 """Beside the versions of a set: holds the name of the one that readers should take."""
@@ -41,3 +44,14 @@ def read_manifest(root: Root) -> dict[str, Any]:
         raise BadInput(f"a set of format {version}, this release reads {FORMAT_VERSION}", folder=root.url,
                        hint="use the release that made it")  # fmt: skip
     return manifest
+
+
+@contextmanager
+def reading_version(version: Root) -> Iterator[None]:
+    """Say beside a version's folder, where it is one of several, that it is being read: then no cleaning removes it."""
+    folder, _, name = version.url.rpartition("/")
+    if not Root(folder).exists(LATEST):
+        yield
+        return
+    with reading(Root(folder), f"{READERS}/{name}"):
+        yield

@@ -30,8 +30,10 @@ class Published:
     """stage, unit and reason of whatever is not whole in this build."""
 
 
-def publish(build: Build) -> Published:
+def publish(build: Build, keep_samples: bool = False) -> Published:
     """Seal, check and publish the shards of a build whose stages are all finished.
+
+    `keep_samples` leaves the encoded samples of its cells where they are, for the next build of this recipe.
 
     Raises BrokenArtefact if nothing came out of the build, a shard is missing, or the check finds a problem: then readers still
     see the version before.
@@ -45,7 +47,7 @@ def publish(build: Build) -> Published:
     if not reused:
         _seal(build, plan, receipts, set_aside)
     point_to(build.root, latest_path(build.recipe.name), version)
-    if not set_aside:
+    if not set_aside and not keep_samples:
         build.root.remove(f"pieces/samples/{build.recipe.name}", recursive=True)
         build.root.remove(f"pieces/plan/{build.recipe.name}", recursive=True)
     samples = build.root.read_json(f"{folder}/{MANIFEST_PATH}")["samples"]
