@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 import mmu_pipeline
@@ -146,13 +146,25 @@ def recipes(as_json: AsJson = False, survey_dir: SurveyDirs = None, debug: Debug
 @app.command()
 def plan(
     recipe: RecipeName, root: RootUrl = "runs", source: Sources = None, survey_dir: SurveyDirs = None, cells: Cells = None,
-    cone: Cone = None, cache: Cache = None, as_json: AsJson = False, debug: Debug = False,
+    cone: Cone = None, cache: Cache = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Size it for so many machines.")] = None,
+    workers_per_node: Annotated[int, typer.Option(help="With --nodes: worker threads of each, a core each.")] = 16,
+    network: Annotated[float, typer.Option(help="With --nodes: network of each, gigabytes a second.")] = 1.25,
+    source_rate: Annotated[float, typer.Option(help="With --nodes: what the surveys' servers give in all, GB/s.")] = 1.25,
+    as_json: AsJson = False, debug: Debug = False,
 ) -> None:  # fmt: skip
-    """Show what a build would read. Nothing is downloaded or written."""
-    from mmu_pipeline.stages import overview
+    """Show what a build would read, and with --nodes how long it would take. Nothing is downloaded or written."""
+    from mmu_pipeline.stages import overview, sizing
 
-    found = overview.plan(_prepared(_asked(recipe, root, source, survey_dir, cells, cone, cache)))
-    _give(as_json, asdict(found), tables.plan_table(found))
+    build = _prepared(_asked(recipe, root, source, survey_dir, cells, cone, cache))
+    machines = sizing.Nodes(nodes, workers_per_node, network * 1e9, source_rate * 1e9) if nodes is not None else None
+    found = overview.plan(build)
+    if machines is None:
+        _give(as_json, asdict(found), tables.plan_table(found))
+        return
+    sized = sizing.size_build(build, found, machines)
+    content = asdict(found) | {"estimate": asdict(sized) | {"seconds": sized.seconds}}
+    _give(as_json, content, Group(tables.plan_table(found), "", tables.estimate_table(sized)))
 
 
 @app.command()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mmu_pipeline.simulate.demo import Demo
     from mmu_pipeline.stages.overview import Plan, Status
     from mmu_pipeline.stages.publish import Published
+    from mmu_pipeline.stages.sizing import Estimate
     from mmu_pipeline.stages.verify import Verification
 
 
@@ -109,6 +110,42 @@ def plan_table(plan: Plan) -> Group:
     )  # fmt: skip
     places = [("from", s.survey, s.url) for s in plan.surveys] + [("into", "", plan.root)]
     return Group(table(columns, rows, right=columns[2:]), "", *(Text(f"{word}  {name} {url}") for word, name, url in places))
+
+
+def estimate_table(estimate: Estimate) -> Group:
+    """What a build takes on some machines: time per stage and what bounds it, storage, memory."""
+    nodes = estimate.nodes
+    columns = ("stage", "units", "rows", "reads", "writes", "core hours", "takes", "bound by")
+    rows = (
+        (s.load.stage, counted(s.load.units), counted(s.load.rows), size(s.load.nbytes), size(s.load.written),
+         f"{s.core_seconds / 3600:,.1f}", duration(s.seconds), s.bound)
+        for s in estimate.stages
+    )  # fmt: skip
+    stored = table(("stored", "bytes"), ((what, size(nbytes)) for what, nbytes in estimate.stored.items()), right=("bytes",))
+    fitted = f"rates of {', '.join(estimate.fitted)} fitted to runs under this root" if estimate.fitted else ""
+    guessed = f"rows of {', '.join(estimate.guessed)} not counted yet" if estimate.guessed else ""
+    return Group(
+        f"[bold]{counted(nodes.count)} x {nodes.workers} workers: {duration(estimate.seconds)}[/]",
+        "",
+        table(columns, rows, right=columns[1:-1]),
+        "",
+        stored,
+        "",
+        Text(
+            f"memory  {size(estimate.worker_memory)} a node for its workers, {size(estimate.driver_memory)} for the flow", "dim"
+        ),
+        *(Text(note, "dim") for note in (fitted, guessed) if note),
+    )
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `7 min 5 s`, `3 h 20 min`, `2 d 4 h`: the two largest units."""
+    whole = round(seconds)
+    for (name, length), (below, part) in zip((("d", 86400), ("h", 3600), ("min", 60)),
+                                             (("h", 3600), ("min", 60), ("s", 1)), strict=True):  # fmt: skip
+        if whole >= length:
+            return f"{whole // length} {name} {whole % length // part} {below}"
+    return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
 
 
 def status_table(status: Status) -> Group:

@@ -21,10 +21,11 @@ from mmu_pipeline.errors import BadInput
 from mmu_pipeline.journal import ROWS_OF_A_BATCH, Journal
 from mmu_pipeline.log import LOGGER, log_stage, log_to_stderr
 from mmu_pipeline.progress import Tally
-from mmu_pipeline.report.run import busy_share, duration, write_run_page
+from mmu_pipeline.report.run import busy_share, write_run_page
 from mmu_pipeline.stages.build import Outcome, Unit
 from mmu_pipeline.stages.publish import Published
 from mmu_pipeline.storage import Receipt, Root
+from mmu_pipeline.tables import duration
 from mmu_pipeline.watch import watching
 
 

@@ -26,7 +26,7 @@ from mmu_pipeline.sky import CELL_ORDER, Float, Int
 from mmu_pipeline.stages.build import STAGES
 from mmu_pipeline.stages.publish import Published
 from mmu_pipeline.storage import Root
-from mmu_pipeline.tables import size
+from mmu_pipeline.tables import duration, size
 
 STAGE_COLOURS = dict(zip(STAGES, ("#3b82c4", "#2a9d8f", "#8a63c9", "#d1603d", "#e0982f", "#c8508c"), strict=False))
 STATES = {"reused": "#9aa7b4", "done": "#2a8a5f", "set_aside": "#c0392b"}
@@ -97,16 +97,6 @@ def run_page(recipe: str, published: Published, units: pa.Table, stages: Sequenc
         states={name.replace("_", " "): colour for name, colour in STATES.items()},
         most_listed=MOST_LISTED,
     )
-
-
-def duration(seconds: float) -> str:
-    """`42 s`, `7 min 5 s`, `3 h 20 min`, `2 d 4 h`: the two largest units."""
-    whole = round(seconds)
-    for (name, length), (below, part) in zip((("d", 86400), ("h", 3600), ("min", 60)),
-                                             (("h", 3600), ("min", 60), ("s", 1)), strict=True):  # fmt: skip
-        if whole >= length:
-            return f"{whole // length} {name} {whole % length // part} {below}"
-    return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
 
 
 def _stage_line(tally: Tally, timed: pa.Table) -> StageLine:
