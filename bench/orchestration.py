@@ -32,6 +32,8 @@ from mmu_pipeline.cluster import open_client, run_units
 from mmu_pipeline.stages.build import Build, Outcome, Unit
 from mmu_pipeline.storage import Receipt, Root
 
+PEERS_UP_TO = 10_000
+"""Units beyond which the fan-out is run without peers."""
 SURVEY = """
 name: tiny
 title: One object per cell
@@ -187,7 +189,7 @@ def fan_outs(sizes: list[int], workers: int) -> Table:
     with open_client(f"local:{workers}") as client:
         for count in sizes:
             ours: Measure | None = None
-            for peer in ("run_units", "client.map", "Prefect task per unit"):
+            for peer in ("run_units", "client.map", "Prefect task per unit") if count <= PEERS_UP_TO else ("run_units",):
                 with measured() as found:
                     fan_out(client, peer, count)
                 ours = ours or found
