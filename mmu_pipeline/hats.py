@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -26,10 +27,13 @@ class Partition:
     """What changes with its rows."""
 
 
-def write_metadata(root: Root, folder: str, name: str, partitions: list[Partition]) -> None:
+def write_metadata(
+    root: Root, folder: str, name: str, partitions: list[Partition], properties: Mapping[str, str] | None = None
+) -> None:
     """Write `hats.properties`, `partition_info.csv`, `_metadata` and `_common_metadata` of a catalog.
 
-    Layout of the HATS note (IVOA, 2025). An empty catalog has no metadata.
+    Layout of the HATS note (IVOA, 2025). `properties` are those of a catalog that is not one of objects. An empty catalog has
+    no metadata.
     """
     partitions = sorted((partition for partition in partitions if partition.rows), key=lambda item: item.cell)
     if not partitions:
@@ -46,7 +50,7 @@ def write_metadata(root: Root, folder: str, name: str, partitions: list[Partitio
         pq.write_metadata(schema, file)
     lines = ["Norder,Npix", *(f"{partition.cell.order},{partition.cell.pixel}" for partition in partitions)]
     root.write_bytes(f"{folder}/partition_info.csv", ("\n".join(lines) + "\n").encode())
-    properties = {
+    own = {
         "obs_collection": name,
         "dataproduct_type": "object",
         "hats_nrows": str(sum(partition.rows for partition in partitions)),
@@ -58,8 +62,9 @@ def write_metadata(root: Root, folder: str, name: str, partitions: list[Partitio
         "hats_order": str(max(partition.cell.order for partition in partitions)),
         "hats_version": "v1.0",
         "hats_builder": f"mmu_pipeline v{__version__}",
+        **(properties or {}),
     }
-    text = "".join(f"{key}={value}\n" for key, value in properties.items()).encode()
+    text = "".join(f"{key}={value}\n" for key, value in own.items() if value).encode()
     root.write_bytes(f"{folder}/properties", text)
     root.write_bytes(f"{folder}/hats.properties", text)
 

@@ -66,8 +66,11 @@ def run_match(
     for cell in cells:
         unit = Unit("match", f"{recipe.name}/{cell}", int(cell), inputs=skies)
         receipt = match.run(unit, build)
-        found.append(root.read_table(partition_path(match_folder(recipe.name), Cell(CELL_ORDER, int(cell)))))
-        assert receipt.rows_out == len(found[-1])
+        path = partition_path(match_folder(recipe.name), Cell(CELL_ORDER, int(cell)))
+        assert (path in receipt.outputs) == bool(receipt.rows_out)
+        if receipt.rows_out:
+            found.append(root.read_table(path))
+            assert receipt.rows_out == len(found[-1])
         assert receipt.rows_in == receipt.facts["primaries"] + sum(receipt.skipped.values())
     return pa.concat_tables(found)
 

@@ -15,10 +15,11 @@ from mmu_pipeline.expressions import columns_of, select
 from mmu_pipeline.hats import Partition
 from mmu_pipeline.matching import Pairs, Positions, Refinement, match
 from mmu_pipeline.sky import CELL_ORDER, Bool, Cell, Float, Int, in_ranges, margin_ranges, unit_vectors
+from mmu_pipeline.stages.associations import write_parts
 from mmu_pipeline.stages.build import Build, Unit
 from mmu_pipeline.stages.objects import read_objects
 from mmu_pipeline.stages.scan import table_digest
-from mmu_pipeline.storage import Receipt, match_folder, partition_path
+from mmu_pipeline.storage import Receipt
 
 POINTER = ["object_id", "source_file", "source_row"]
 
@@ -113,14 +114,15 @@ def run(unit: Unit, build: Build) -> Receipt:
         found[counterpart.survey] = rows, pairs
 
     table = _table(recipe, around, found, output)
-    path = partition_path(match_folder(recipe.name), cell)
-    build.root.write_table(path, table)
+    outputs, pairs_of = write_parts(build, cell, table)
     lost = {reason: count for reason, count in lost.items() if count}
     return Receipt(
         stage="match", unit=unit.name, fingerprint=unit.fingerprint, rows_in=total, rows_out=len(table), skipped=lost,
-        outputs={path: build.root.size(path) or 0},
+        outputs=outputs,
         facts={
             "digest": table_digest(table),
+            "pairs": pairs_of,
+            "reach_arcsec": {c.survey: reach(c, primary, skies[c.survey]) for c in recipe.counterparts},
             "primaries": len(np.unique(output["primary"])),
             "matched": {name: int(np.count_nonzero(output[name] >= 0)) for name in found},
         },

@@ -21,7 +21,7 @@ from mmu_pipeline.errors import BadInput, PipelineError
 from mmu_pipeline.hats import Partition, write_metadata
 from mmu_pipeline.shards.schema import sample_members
 from mmu_pipeline.sky import CELL_ORDER, Cell
-from mmu_pipeline.stages import match, objects, samples, scan, shards
+from mmu_pipeline.stages import associations, match, objects, samples, scan, shards
 from mmu_pipeline.stages.build import Build, Outcome, SourceFile, Unit
 from mmu_pipeline.stages.download import list_files, read_text_beside
 from mmu_pipeline.stages.listing import write_listing
@@ -29,7 +29,6 @@ from mmu_pipeline.storage import (
     Receipt,
     each,
     fingerprint,
-    match_folder,
     object_folder,
     partition_path,
     read_receipt,
@@ -114,14 +113,8 @@ def finish_stage(stage: str, build: Build, outcomes: Sequence[Outcome]) -> None:
         for name in build.surveys:
             write_metadata(build.root, object_folder(name), name, list(_partitions(build, name, receipts).values()))
     elif stage == "match":
-        folder = match_folder(build.recipe.name)
-        cells = [(receipt, Cell(CELL_ORDER, int(receipt.unit.split("/")[1]))) for receipt in stage_receipts(build, stage)]
-        found = [
-            Partition(cell, partition_path(folder, cell), receipt.rows_out, receipt.fingerprint)
-            for receipt, cell in cells
-            if receipt.status == "done"
-        ]
-        write_metadata(build.root, folder, build.recipe.name, found)
+        done = (receipt for receipt in stage_receipts(build, stage) if receipt.status == "done")
+        associations.write_catalogs(build, {Cell(CELL_ORDER, int(r.unit.split("/")[1])): r for r in done})
     elif stage == "samples":
         shards.write_plan(build, read_receipts(build, "samples", names) if outcomes else [], units)
 
