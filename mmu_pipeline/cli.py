@@ -200,6 +200,31 @@ def status(
 
 
 @app.command()
+def margins(
+    recipe: RecipeName, root: RootUrl = "runs", source: Sources = None, survey_dir: SurveyDirs = None,
+    arcsec: Annotated[float | None, typer.Option(min=0.001, help="How wide; else as far as the recipe's matches reach.")] = None,
+    cluster: Annotated[str | None, typer.Option(help="Write on a cluster: local:4, tcp://host:port. Else here.")] = None,
+    as_json: AsJson = False, debug: Debug = False,
+) -> None:  # fmt: skip
+    """Write margin catalogs of a recipe's counterparts, with which LSDB joins across the borders of partitions."""
+    from contextlib import nullcontext
+
+    from mmu_pipeline.cluster import open_client, run_units
+    from mmu_pipeline.stages.margins import finish
+    from mmu_pipeline.stages.pipeline import margin_units, run_unit, set_aside_of
+
+    plan = _prepared(_asked(recipe, root, source, survey_dir))
+    units = margin_units(plan, arcsec)
+    with nullcontext() if cluster is None else open_client(cluster) as client:
+        done = list(run_units(client, run_unit, plan, units) if client else (run_unit(unit, plan) for unit in units))
+    written = finish(plan, done)
+    missing = set_aside_of(outcome.receipt for outcome in done)
+    _give(as_json, {"margins": written, "set_aside": missing}, tables.margin_lines(written, missing))
+    if missing:
+        raise typer.Exit(SET_ASIDE)
+
+
+@app.command()
 def verify(
     shards: Shards,
     all_values: Annotated[bool, typer.Option(help="Compare the index with the JSON of all samples, not of 200.")] = False,

@@ -96,13 +96,13 @@ def _edge_pixels(cell: Cell, order: int) -> Int:
 
 
 @lru_cache(maxsize=4096)
-def margin_ranges(cell: Cell, radius_arcsec: float) -> Int:
+def margin_ranges(cell: Cell, radius_arcsec: float, levels: int = MARGIN_LEVELS) -> Int:
     """`_healpix_29` ranges that hold every point within `radius_arcsec` of a cell: the cell itself and its margin.
 
     Shape (n, 2), sorted, disjoint, half-open, not to be written to. They hold a little more than the radius asks for, some
-    6 percent of the cell at least; matching applies the radius itself.
+    6 percent of the cell at least, half of that with each further level; matching applies the radius itself.
     """
-    order = margin_order(radius_arcsec, deepest=cell.order + MARGIN_LEVELS)
+    order = margin_order(radius_arcsec, deepest=cell.order + levels)
     ranges = [np.array([cell.range])]
     if radius_arcsec > 0:
         edge = _edge_pixels(cell, order) if order >= cell.order else np.array([cell.pixel >> 2 * (cell.order - order)], np.int64)

@@ -175,6 +175,16 @@ def published_lines(published: Published, seconds: float, page: str | None = Non
     )
 
 
+def margin_lines(written: Mapping[str, int], set_aside: Sequence[Mapping[str, str]]) -> Group:
+    """The margin catalogs of a root, and how LSDB takes one."""
+    rows = ((url, counted(count) if count else "none: nothing lies near a border") for url, count in written.items())
+    return Group(
+        *set_aside_lines(set_aside),
+        table(("margin catalog", "rows"), rows, right=("rows",)),
+        Text("next: lsdb.open_catalog(OBJECT_TABLE, margin_cache=MARGIN_CATALOG)", "dim"),
+    )
+
+
 def set_aside_lines(units: Sequence[Mapping[str, str]], most: int = 10) -> list[str | Text]:
     """What is missing and why, the first few in full."""
     if not units:

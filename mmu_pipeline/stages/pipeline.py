@@ -21,7 +21,7 @@ from mmu_pipeline.errors import BadInput, PipelineError
 from mmu_pipeline.hats import Partition, write_metadata
 from mmu_pipeline.shards.schema import sample_members
 from mmu_pipeline.sky import CELL_ORDER, Cell
-from mmu_pipeline.stages import associations, match, objects, samples, scan, shards
+from mmu_pipeline.stages import associations, margins, match, objects, samples, scan, shards
 from mmu_pipeline.stages.build import Build, Outcome, SourceFile, Unit
 from mmu_pipeline.stages.download import list_files, read_text_beside
 from mmu_pipeline.stages.listing import write_listing
@@ -42,6 +42,7 @@ STAGE_FUNCTIONS: Mapping[str, Callable[[Unit, Build], Receipt]] = {
     "match": match.run,
     "samples": samples.run,
     "shards": shards.run,
+    "margins": margins.run,
 }
 FILES_PER_SCAN = 64
 """Files of one scan unit, where a survey is not cut by cell."""
@@ -308,6 +309,16 @@ def moves_of(recipe: Recipe, name: str, motions: Mapping[str, Sequence[Mapping[s
                            moves_arcsec=round(far, 1), hint="choose an epoch nearer to that of the surveys")  # fmt: skip
         moves.append((other.survey, far))
     return tuple(moves)
+
+
+def margin_units(build: Build, arcsec: float | None = None) -> list[Unit]:
+    """What writing the margin catalogs of a recipe's counterparts must do, as wide as its matches reach or as it is said."""
+    stored, matched = stage_receipts(build, "objects"), stage_receipts(build, "match")
+    units = []
+    for name in build.recipe.survey_names[1:]:
+        partitions = list(_partitions(build, name, stored).values())
+        units += margins.margin_units(name, partitions, arcsec or margins.reach_of(matched, name))
+    return units
 
 
 def _near(partitions: Mapping[int, Partition], order: int, cells: Iterable[int]) -> list[Partition]:
