@@ -30,22 +30,7 @@ from prefect.tasks import exponential_backoff
 from prefect.utilities.annotations import quote
 
 from flows.one_at_a_time import one_at_a_time
-from flows.parameters import (
-    BatchUnits,
-    Cache,
-    Cells,
-    ClusterName,
-    Cone,
-    KeepSamples,
-    Metrics,
-    PatienceSeconds,
-    Quiet,
-    RecipeName,
-    Replace,
-    RootUrl,
-    Sources,
-    SurveyDirs,
-)
+from flows.parameters import BatchUnits, Cells, ClusterName, Cone, Seconds, Text
 from mmu_pipeline.cluster import BATCH_UNITS, ClusterLost, Patience, open_client, run_units
 from mmu_pipeline.journal import Journal
 from mmu_pipeline.leases import writing_alone
@@ -232,25 +217,41 @@ def verify_and_publish(plan: Any, keep_samples: bool) -> Published:
     persist_result=False,
 )
 def build(
-    recipe: RecipeName,
-    root: RootUrl = "./runs",
+    recipe: Text,
+    root: Text = "./runs",
     cluster: ClusterName = "local",
-    cells: Cells = None,
-    cone: Cone = None,
-    sources: Sources = None,
-    survey_dirs: SurveyDirs = None,
-    cache: Cache = None,
-    replace: Replace = False,
-    keep_samples: KeepSamples = False,
+    cells: Cells | None = None,
+    cone: Cone | None = None,
+    sources: dict[str, str] | None = None,
+    survey_dirs: list[str] | None = None,
+    cache: str | None = None,
+    replace: bool = False,
+    keep_samples: bool = False,
     batch_units: BatchUnits = BATCH_UNITS,
-    patience_s: PatienceSeconds = 3600.0,
-    metrics: Metrics = None,
-    quiet: Quiet = False,
+    patience_s: Seconds = 3600.0,
+    metrics: str | None = None,
+    quiet: bool = False,
 ) -> BuildResult | State[BuildResult]:
     """Build a recipe's shards under a root and publish them as a new version. Run it again at any time: it goes on.
 
     Where nothing has changed since the last version it ends at once, under the name `Nothing new`. Raises BadInput, also while
     another run writes this recipe; ClusterLost, and PipelineError for a full disk: then nothing is published.
+
+    Args:
+        recipe: A recipe that is shipped, such as hsc-sdss-gaia, or the path of a YAML file.
+        root: Where all outputs go: a folder that every worker sees, or s3://...
+        cluster: Where it runs: local, local:N, tcp://host:port, tls://host:port, slurm:profile.yaml, kubernetes:profile.yaml.
+        cells: Only these cells of the primary, HEALPix order 4, NESTED. None: all.
+        cone: Only the cells that a cone touches: right ascension, declination, radius in degrees.
+        sources: Survey -> URL to read it from, instead of where its file in catalogs/ says.
+        survey_dirs: Folders of further survey files, seen by the flow's process.
+        cache: Folder on each worker where downloads are kept. None: the usual cache folder.
+        replace: Build over what the root holds of another recipe of this name.
+        keep_samples: Keep the encoded samples, as large as the shards: the next build then encodes changed cells only.
+        batch_units: Most units of one Dask task.
+        patience_s: Seconds without any finished unit after which the run gives up.
+        metrics: HOST:PORT where Prometheus metrics are served while it runs.
+        quiet: Show no progress on the terminal.
     """
     start = time.monotonic()
     folders = [Path(folder) for folder in survey_dirs or ()]

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 from platformdirs import user_cache_dir
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
 
-from flows.parameters import Cache, DryRun, Recipes, RootUrl, SetUrl, Values
-from mmu_pipeline.errors import BadInput, BrokenArtefact
+from flows.parameters import Text
+from mmu_pipeline.errors import BrokenArtefact
 from mmu_pipeline.shards.opened import reading_version, set_folder
-from mmu_pipeline.stages.clean import CleanPolicy, Found, clean_cache, clean_samples, clean_sets, recipes_of
+from mmu_pipeline.stages.clean import CleanPolicy, Found, clean_cache, clean_root
 from mmu_pipeline.stages.verify import VALUES_COMPARED, Verification
 from mmu_pipeline.stages.verify import verify as check
 from mmu_pipeline.storage import Root
@@ -21,8 +22,13 @@ from mmu_pipeline.tables import size
 
 
 @flow(name="verify", flow_run_name="verify {shards}", persist_result=False)
-def verify(shards: SetUrl, values: Values = "sampled") -> Verification:
-    """Check a published set from the outside: every byte, offset, digest, name, type and split. Raises BrokenArtefact."""
+def verify(shards: Text, values: Literal["sampled", "all"] = "sampled") -> Verification:
+    """Check a published set from the outside: every byte, offset, digest, name, type and split. Raises BrokenArtefact.
+
+    Args:
+        shards: Folder or URL of a version, or of a recipe: then the latest one.
+        values: Compare the index with the JSON of about 200 samples, or of all of them.
+    """
     version = set_folder(shards)
     with reading_version(version):
         found = check(version.url, values=None if values == "all" else VALUES_COMPARED)
@@ -36,25 +42,25 @@ def verify(shards: SetUrl, values: Values = "sampled") -> Verification:
 
 @flow(name="clean", flow_run_name="clean {root}", persist_result=False)
 def clean(
-    root: RootUrl,
+    root: Text,
     policy: CleanPolicy = CleanPolicy(),  # noqa: B008  frozen
-    recipes: Recipes = None,
-    cache: Cache = None,
-    dry_run: DryRun = True,
+    recipes: list[str] | None = None,
+    cache: str | None = None,
+    dry_run: bool = True,
 ) -> list[Found]:
     """Remove versions, broken-off work, kept samples and cached downloads that are too old by a policy.
 
     Never the version that LATEST names, one that is being read, or anything of a recipe that is being written. The cache is that
-    of the machine where this flow runs.
+    of the machine where this flow runs. Raises BadInput for a recipe that the root does not hold.
+
+    Args:
+        root: The root of the builds.
+        policy: What is old enough to go.
+        recipes: Clean only what belongs to these recipes. None: to all of the root.
+        cache: The folder of cached downloads. None: the usual cache folder.
+        dry_run: Say what would be removed, and remove nothing.
     """
-    place = Root(root)
-    there = recipes_of(place)
-    if unknown := sorted(set(recipes or ()) - set(there)):
-        raise BadInput(f"the root holds no recipe {', '.join(unknown)}", root=root, hint=f"it holds: {', '.join(there)}")
-    found: list[Found] = []
-    for recipe in recipes or there:
-        found += clean_sets(place.at(f"shards/{recipe}"), policy, dry_run)
-        found += clean_samples(place, recipe, policy, dry_run)
+    found = clean_root(Root(root), policy, recipes, dry_run)
     found += clean_cache(Path(cache or user_cache_dir("mmu_pipeline")), policy, dry_run)
     gone = [item for item in found if not item.kept]
     said = f"{'would remove' if dry_run else 'removed'} {len(gone)} of {len(found)}: {size(sum(item.nbytes for item in gone))}"

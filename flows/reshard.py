@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.utilities.annotations import quote
 
 from flows.one_at_a_time import one_at_a_time
-from flows.parameters import ClusterName, Inputs, OutUrl, PatienceSeconds, Quiet
+from flows.parameters import ClusterName, Seconds, Text, Urls
 from mmu_pipeline.cluster import ClusterLost, Patience, open_client, run_units
 from mmu_pipeline.leases import writing_alone
 from mmu_pipeline.progress import Tally, shown
@@ -65,17 +65,25 @@ def verify_and_publish(job: Any) -> Published:
 
 @flow(name="reshard", flow_run_name="reshard to {out}", persist_result=False)
 def reshard(
-    inputs: Inputs,
-    out: OutUrl,
+    inputs: Urls,
+    out: Text,
     rule: ReshardRule = ReshardRule(),  # noqa: B008  frozen
     cluster: ClusterName = "local",
-    patience_s: PatienceSeconds = 3600.0,
-    quiet: Quiet = False,
+    patience_s: Seconds = 3600.0,
+    quiet: bool = False,
 ) -> ReshardResult:
     """Make a new version in the folder `out` from the sets at some URLs. A new run goes on where one was broken off.
 
     Raises BadInput for what the user must correct, also while another run writes there; BrokenArtefact if an input or the new
     set is not as its index says.
+
+    Args:
+        inputs: URLs of sets: of one version each, or of a recipe, then its latest. Several become one.
+        out: Folder or URL where the new version goes.
+        rule: What of the sets goes into the new one, and how it is dealt out. What is not said stays as it is.
+        cluster: Where it runs: local, local:N, tcp://host:port, tls://host:port, slurm:profile.yaml, kubernetes:profile.yaml.
+        patience_s: Seconds without any finished shard after which the run gives up.
+        quiet: Show no progress on the terminal.
     """
     start = time.monotonic()
     job: Reshard = prepare_reshard(inputs, out, rule)

@@ -291,6 +291,40 @@ def reshard(
 
 
 @app.command()
+def deploy(
+    root: Annotated[str, typer.Option("--root", help="Where deployed builds put their outputs: a URL that every worker sees.")],
+    cluster: Cluster = "local",
+    recipe: Annotated[str, typer.Option("--recipe", help="What the scheduled build makes.")] = "hsc-sdss-gaia",
+    pool: Annotated[str, typer.Option("--pool", help="Prefect work pool whose workers run the flows.")] = "mmu",
+    file: Annotated[Path | None, typer.Option("--file", help="Your own prefect.yaml instead of the shipped one.")] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Apply the deployments (builds, scheduled and on demand, re-shards, maintenance) to the server in PREFECT_API_URL."""
+    from flows.deploy import deploy as apply
+
+    names = apply(_place(root), cluster, recipe, pool, file)
+    _give(as_json, names, Text("\n".join([*names, f"next: prefect worker start --pool {pool} --type process"])))
+
+
+@app.command()
+def clean(
+    root: RootUrl = "runs",
+    keep: Annotated[int, typer.Option(min=1, help="Newest versions of each recipe that stay.")] = 3,
+    older_than: Annotated[float, typer.Option(min=0, metavar="DAYS", help="What is younger stays.")] = 14.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Remove old versions and what broken-off runs left. Never the latest version, or one that is being read or written."""
+    from mmu_pipeline.stages.clean import CleanPolicy, clean_root
+    from mmu_pipeline.storage import Root
+
+    found = clean_root(Root(_place(root)), CleanPolicy(keep_versions=keep, older_than_days=older_than), dry_run=dry_run)
+    _give(as_json, [asdict(item) for item in found], tables.clean_table(found, dry_run))
+
+
+@app.command()
 def show(
     shards: Shards,
     key: Annotated[str | None, typer.Argument(metavar="KEY", help="Key of a sample, or id of its primary object.")] = None,

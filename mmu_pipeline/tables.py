@@ -13,6 +13,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from mmu_pipeline.catalog import Recipe, Survey
     from mmu_pipeline.simulate.demo import Demo
+    from mmu_pipeline.stages.clean import Found
     from mmu_pipeline.stages.overview import Plan, Status
     from mmu_pipeline.stages.publish import Published
     from mmu_pipeline.stages.sizing import Estimate
@@ -203,6 +204,17 @@ def verification_lines(found: Verification) -> Group:
     verdict = f"[bold red]{len(found.problems)} problems[/]" if found.problems else "[bold green]all is as the manifest says[/]"
     amount = f"{counted(found.samples)} samples, {counted(found.shards)} shards, {size(found.nbytes)}"
     return Group(*(Text(f"  {problem}", "red") for problem in found.problems), f"{escape(found.version)}  {amount}: {verdict}")
+
+
+def clean_table(found: Sequence[Found], dry_run: bool) -> Group:
+    """What takes room, what of it goes, and why the rest stays."""
+    gone = [item for item in found if not item.kept]
+    verb = "would go" if dry_run else "gone"
+    rows = ((item.kind, item.path, f"{item.age_days:.1f}", size(item.nbytes), item.kept or verb) for item in found)
+    return Group(
+        table(("kind", "path", "days", "size", ""), rows, right=("days", "size")),
+        f"{len(gone)} of {len(found)} {verb}, {size(sum(item.nbytes for item in gone))}",
+    )
 
 
 def demo_lines(demo: Demo) -> Group:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -14,8 +15,9 @@ from flows.maintain import clean, verify
 from mmu_pipeline.errors import BadInput, BrokenArtefact
 from mmu_pipeline.leases import writing_alone
 from mmu_pipeline.shards.opened import reading_version
-from mmu_pipeline.stages.clean import CleanPolicy, Found, clean_cache, clean_samples, clean_sets, recipes_of
+from mmu_pipeline.stages.clean import CleanPolicy, Found, clean_cache, clean_samples, clean_sets
 from mmu_pipeline.storage import WRITERS, Root
+from tests.test_cli import mmu
 from tests.tiny import recipe_yaml, survey_yaml, write_cells
 
 DAY_S = 86_400.0
@@ -100,7 +102,6 @@ def test_what_broken_off_runs_left_goes_when_it_is_old(root: Path) -> None:
 
 def test_kept_samples_go_when_none_was_made_for_long(root: Path) -> None:
     place = Root(str(root))
-    assert recipes_of(place) == ["some"]
     assert [item.kept for item in clean_samples(place, "some", CleanPolicy())] == ["not 14 days old"]
     assert [item.kept for item in clean_samples(place, "some", CleanPolicy(older_than_days=0))] == [""]
     assert not (root / "pieces" / "samples" / "some").exists()
@@ -155,3 +156,15 @@ def test_the_flows_tell_what_they_found(root: Path, tmp_path: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:-512] + bytes(511) + b"x")
     with pytest.raises(BrokenArtefact, match="problems"):
         verify(str(root / "shards" / "some"))
+
+
+def test_the_command_cleans_too(root: Path) -> None:
+    folder = with_versions(root, AGES)
+    asked = ("clean", "--root", root, "--keep", "1", "--older-than", "0")
+    told = json.loads(mmu(*asked, "--dry-run", "--json").stdout)
+    assert {item["path"].rsplit("/", 1)[-1]: item["kept"] for item in told}["a" * 12] == "LATEST names it"
+    assert all(Path(folder.url, name).is_dir() for name in AGES)
+    ran = mmu(*asked)
+    assert ran.returncode == 0
+    assert "4 of 6 gone" in ran.stdout
+    assert {name for name in AGES if Path(folder.url, name).exists()} == {"a" * 12, "b" * 12}

@@ -29,7 +29,7 @@ Order = np.ndarray[Any, np.dtype[np.uint64]]
 class ReshardRule(BaseModel):
     """What of some sets goes into a new one, and how it is dealt out. What is not said stays as it is in the first set."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     name: str | None = Key(default=None, pattern=r"^[a-z0-9][a-z0-9_-]*$")
     """Of the new set."""

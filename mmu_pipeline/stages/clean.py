@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 from pydantic import Field as Key
 
+from mmu_pipeline.errors import BadInput
 from mmu_pipeline.leases import readers, store_clock, writer, writing_alone
 from mmu_pipeline.shards.manifest import MANIFEST_PATH
 from mmu_pipeline.shards.opened import LATEST
@@ -47,6 +49,18 @@ class Found:
     nbytes: int
     kept: str = ""
     """Why it stays; empty: it goes, or went."""
+
+
+def clean_root(root: Root, policy: CleanPolicy, recipes: Sequence[str] | None = None, dry_run: bool = False) -> list[Found]:
+    """Clean the versions and kept samples of some recipes of a root, None: of all. Raises BadInput for one that is not there."""
+    there = [name for name in _names(root, "shards") if not name.startswith(".")]
+    if unknown := sorted(set(recipes or ()) - set(there)):
+        raise BadInput(f"the root holds no recipe {', '.join(unknown)}", root=root.url, hint=f"it holds: {', '.join(there)}")
+    found: list[Found] = []
+    for recipe in recipes or there:
+        found += clean_sets(root.at(f"shards/{recipe}"), policy, dry_run)
+        found += clean_samples(root, recipe, policy, dry_run)
+    return found
 
 
 def clean_sets(folder: Root, policy: CleanPolicy, dry_run: bool = False) -> list[Found]:
@@ -94,11 +108,6 @@ def clean_cache(folder: Path, policy: CleanPolicy, dry_run: bool = False) -> lis
         if not kept and not dry_run:
             path.unlink(missing_ok=True)
     return sorted(found, key=lambda item: -item.age_days)
-
-
-def recipes_of(root: Root) -> list[str]:
-    """Recipes of which a root holds versions."""
-    return [name for name in _names(root, "shards") if not name.startswith(".")]
 
 
 def _judged(folder: Root, policy: CleanPolicy) -> list[Found]:

@@ -1,0 +1,101 @@
+"""Deployments: what the shipped file deploys, as a real server takes it, and the forms that its user interface draws."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from prefect.utilities.callables import parameter_schema
+
+from flows.build import build
+from flows.deploy import deployments_file
+from flows.maintain import clean, verify
+from flows.reshard import reshard
+from tests.servers import prefect_server
+from tests.test_cli import mmu
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """API address of a Prefect server on loopback that asks for a password."""
+    with prefect_server(tmp_path_factory.mktemp("prefect"), PREFECT_SERVER_API_AUTH_STRING="operator:secret") as url:
+        yield url
+
+
+def test_every_parameter_has_a_type_and_a_line_of_help() -> None:
+    for flow in (build, reshard, verify, clean):
+        schema = parameter_schema(flow).model_dump()
+        for name, said in schema["properties"].items():
+            assert said.get("description"), f"{flow.name}: {name}"
+            assert {"type", "anyOf", "$ref", "enum"} & set(said), f"{flow.name}: {name}"
+    values = parameter_schema(verify).model_dump()["properties"]["values"]
+    assert values["enum"] == ["sampled", "all"]
+    rule = parameter_schema(reshard).model_dump()["definitions"]["ReshardRule"]["properties"]
+    assert rule["where"]["description"].startswith("An expression over columns")
+
+
+def test_deploy_applies_all_to_a_server_with_a_password(server: str) -> None:
+    known = {"PREFECT_API_URL": server, "PREFECT_API_AUTH_STRING": "operator:secret"}
+    asked = ("deploy", "--root", "s3://sky/runs", "--cluster", "tcp://scheduler:8786", "--recipe", "snls", "--json")
+    ran = mmu(*asked, **known)
+    assert ran.returncode == 0, ran.stderr
+    names = ["build/nightly", "build/on-demand", "reshard/on-demand", "verify/weekly", "clean/monthly"]
+    assert json.loads(ran.stdout) == names
+    assert mmu(*asked, **known).returncode == 0  # again: nothing is doubled
+    with httpx.Client(base_url=server, auth=("operator", "secret")) as client:
+        found = {d["name"] if d["name"] != "on-demand" else d["entrypoint"]: d for d in client.post("/deployments/filter").json()}
+        pool = client.get("/work_pools/mmu").json()
+    assert len(found) == 5
+    assert pool["type"] == "process"
+    nightly = found["nightly"]
+    assert [(s["schedule"]["cron"], s["schedule"]["timezone"], s["active"]) for s in nightly["schedules"]] == [
+        ("0 3 * * *", "Europe/Paris", True)
+    ]
+    assert nightly["parameters"]["root"] == "s3://sky/runs"
+    assert nightly["parameters"]["cluster"] == "tcp://scheduler:8786"
+    assert nightly["parameters"]["recipe"] == "snls"
+    assert nightly["global_concurrency_limit"]["limit"] == 1
+    assert nightly["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
+    assert found["weekly"]["parameters"]["shards"] == "s3://sky/runs/shards/snls"
+    assert found["monthly"]["parameters"]["dry_run"] is True
+    assert found["monthly"]["schedules"][0]["parameters"] == {"dry_run": False}
+    form = found["flows.build.build"]["parameter_openapi_schema"]["properties"]
+    assert form["cells"]["description"].startswith("Only these cells")
+
+
+def test_a_run_with_a_parameter_of_another_type_is_refused_by_the_server(server: str) -> None:
+    with httpx.Client(base_url=server, auth=("operator", "secret")) as client:
+        found = client.get("/deployments/name/verify/weekly").json()
+        refused = client.post(f"/deployments/{found['id']}/create_flow_run", json={"parameters": {"values": "some"}})
+    assert refused.status_code == 409
+    assert "'some' is not one of" in refused.text
+
+
+@pytest.mark.parametrize(
+    ("environment", "words", "said"),
+    [
+        ({}, [], "no Prefect server is named"),
+        ({"PREFECT_API_URL": "http://127.0.0.1:9/api"}, [], "no Prefect server answers"),
+        ({"PREFECT_API_URL": "http://127.0.0.1:9/api"}, ["--file", "nowhere.yaml"], "not a file of deployments"),
+    ],
+)
+def test_what_cannot_be_deployed_ends_with_2(environment: dict[str, str], words: list[str], said: str) -> None:
+    ran = mmu("deploy", "--root", "x", *words, PREFECT_CLIENT_MAX_RETRIES="0", **environment)
+    assert ran.returncode == 2
+    assert said in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_without_its_password_the_server_says_nothing(server: str) -> None:
+    assert httpx.post(f"{server}/deployments/filter").status_code == 401
+    ran = mmu("deploy", "--root", "x", PREFECT_API_URL=server)
+    assert ran.returncode != 0
+    assert "401" in ran.stderr
+
+
+def test_the_wheel_carries_the_file(tmp_path: Path) -> None:
+    top = deployments_file().parent
+    assert '"prefect.yaml" = "flows/prefect.yaml"' in (top / "pyproject.toml").read_text()
