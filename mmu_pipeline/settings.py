@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
 
@@ -26,6 +27,22 @@ class HostLimits(BaseModel):
     """Mean rate of all downloads together; None for no limit."""
 
 
+class Remote(BaseModel):
+    """How remote source files are reached: whole, or by byte ranges, and what either costs, to choose between them.
+
+    The defaults are what an object store gives: a first byte after about 100 ms, some 85 MB/s to one connection (Amazon,
+    "Best practices design patterns: optimizing Amazon S3 performance"), of which a unit beside others gets a part.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    way: Literal["auto", "whole", "ranges"] = "auto"
+    """auto takes what costs less; a file with a published checksum is then fetched whole, for nothing less can be checked."""
+    latency_s: float = Field(default=0.1, ge=0)
+    """From a request to the first byte of its answer."""
+    bytes_per_second: ByteSize = Field(default=ByteSize(50_000_000), gt=0)
+
+
 class Settings(BaseModel):
     """Limits of one process. Each is set by the environment variable of its name in capitals after `MMU_`, as text or JSON."""
 
@@ -39,6 +56,8 @@ class Settings(BaseModel):
     """For every host that `hosts` does not name."""
     hosts: dict[str, HostLimits] = Field(default_factory=dict)
     """By host name (bucket, for `s3://`): `{"archive.org": {"connections": 2, "bytes_per_second": "20MB"}}`."""
+    remote: Remote = Remote()
+    """`{"way": "ranges"}`, `{"latency_s": 0.3, "bytes_per_second": "5MB"}`."""
     cache_bytes: ByteSize = Field(default=ByteSize(100 * 1024**3), ge=0)
     """Source files kept on the local disk; the longest unused go first, those in use never."""
     schemes: tuple[str, ...] = ("file", "local", "memory", "http", "https", "s3", "hf")

@@ -14,6 +14,7 @@ import pyarrow as pa
 from mmu_pipeline.catalog import Survey
 from mmu_pipeline.errors import BadInput, BrokenSource
 from mmu_pipeline.fields import Array, Field
+from mmu_pipeline.ranges import RangedFile
 from mmu_pipeline.sky import Int
 
 FORMATS = (
@@ -34,6 +35,9 @@ FORMATS = (
     "snpy",
     "brick",
 )
+
+RANGED = frozenset({"mmu_v1", "mmu_v1_groups", "hats", "parquet_table"})
+"""Formats whose reader also takes a file at a distance, and then reads no more of it than it needs."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +62,13 @@ class ObjectRows:
 
 
 class Reader(Protocol):
-    """What a module in this package provides."""
+    """What a module in this package provides. `path` is a local file; readers of `RANGED` also take a file at a distance."""
 
-    def read_objects(self, survey: Survey, form: str, path: Path) -> ObjectRows:
-        """The objects of one local file, without touching its arrays. Raises BrokenSource naming file and column."""
+    def read_objects(self, survey: Survey, form: str, path: Path | RangedFile) -> ObjectRows:
+        """The objects of one file, without touching its arrays. Raises BrokenSource naming file and column."""
 
     def read_arrays(
-        self, survey: Survey, form: str, path: Path, rows: Int, object_ids: Sequence[str], members: Sequence[Field]
+        self, survey: Survey, form: str, path: Path | RangedFile, rows: Int, object_ids: Sequence[str], members: Sequence[Field]
     ) -> dict[str, Sequence[Array]]:
         """Arrays of chosen rows: member name -> one array per row, in the order of `rows`, normalised.
 
@@ -73,8 +77,8 @@ class Reader(Protocol):
         """
 
 
-def objects_of(survey: Survey, form: str, path: Path, relative: str) -> ObjectRows:
-    """The objects of one local file, and what its path below the survey's folder tells of them. Raises BrokenSource."""
+def objects_of(survey: Survey, form: str, path: Path | RangedFile, relative: str) -> ObjectRows:
+    """The objects of one file, and what its path below the survey's folder tells of them. Raises BrokenSource."""
     rows = reader(survey.forms[form].reader).read_objects(survey, form, path)
     table = rows.table
     for field in survey.columns:
@@ -85,6 +89,15 @@ def objects_of(survey: Survey, form: str, path: Path, relative: str) -> ObjectRo
             at = table.schema.get_field_index(field.name)
             table = table.set_column(at, field.name, pa.array([found[1]] * len(table), pa.string()))
     return ObjectRows(table, rows.skipped)
+
+
+class RangedReader(Reader, Protocol):
+    """What the modules of `RANGED` provide beside."""
+
+    def ranges(
+        self, survey: Survey, form: str, source: RangedFile, rows: Int | None = None, members: Sequence[Field] = ()
+    ) -> Int:
+        """Byte ranges (n, 2) that hold all columns of the object table, or some members of some rows. Raises BrokenSource."""
 
 
 def reader(name: str) -> Reader:

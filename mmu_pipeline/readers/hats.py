@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ import pyarrow.parquet as pq
 from mmu_pipeline.catalog import Survey
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array, Field
+from mmu_pipeline.ranges import RangedFile
 from mmu_pipeline.readers import ObjectRows, Skipped, normalise
+from mmu_pipeline.readers.parquet_ahead import column_ranges, open_parquet
 from mmu_pipeline.readers.planes import has_planes, in_order_of_bands
 from mmu_pipeline.readers.ragged import finished, needed_members, of_arrays
 from mmu_pipeline.sky import Int
@@ -27,10 +30,39 @@ LIST_LEVELS = {"list", "element", "item", "array"}
 SIDE_BY_SIDE = re.compile(r"(.*)\{(.*)\}(.*)")
 
 
-def read_objects(survey: Survey, form: str, path: Path) -> ObjectRows:
+@dataclass(frozen=True)
+class Partition:
+    """An open file, and the names of its columns."""
+
+    file: pq.ParquetFile
+    leaves: dict[str, str]
+    """Dotted name of each column -> its path in the Parquet schema."""
+
+    def paths(self, names: Sequence[str]) -> tuple[str, list[str]] | None:
+        """The first of some dotted names that is there, and the paths below it; None where there is none."""
+        name = _present(self.leaves, names)
+        if name is None:
+            return None
+        return name, [path for dotted, path in self.leaves.items() if dotted == name or dotted.startswith(f"{name}.")]
+
+    def groups_of(self, rows: Int | None) -> Int:
+        """Row groups that hold all or chosen rows."""
+        ends = self.ends
+        return np.arange(len(ends)) if rows is None else np.unique(np.searchsorted(ends, rows, side="right"))
+
+    @property
+    def ends(self) -> Int:
+        """Row after the last of each row group."""
+        metadata = self.file.metadata
+        return np.cumsum([metadata.row_group(at).num_rows for at in range(metadata.num_row_groups)], dtype=np.int64)
+
+
+def read_objects(survey: Survey, form: str, path: Path | RangedFile) -> ObjectRows:
     """The objects of one partition, in file order; rows without an id are skipped. Raises BrokenSource naming the column."""
     declared = survey.forms[form]
     with normalise.blaming(path), _opened(path) as file:
+        if isinstance(path, RangedFile):
+            path.announce(_ranges(file, survey, form))
         ids = normalise.object_ids(declared, {name: _column(file, (name,), name) for name in normalise.id_sources(declared)})
         position = {
             name: normalise.numbers_of(_column(file, names, name), name).astype(np.float64)
@@ -46,13 +78,15 @@ def read_objects(survey: Survey, form: str, path: Path) -> ObjectRows:
 
 
 def read_arrays(
-    survey: Survey, form: str, path: Path, rows: Int, object_ids: Sequence[str], members: Sequence[Field]
+    survey: Survey, form: str, path: Path | RangedFile, rows: Int, object_ids: Sequence[str], members: Sequence[Field]
 ) -> dict[str, Sequence[Array]]:
     """Arrays of chosen rows; of the file, the row groups and nested columns that hold them are read. Raises BrokenSource."""
     declared, rows = survey.forms[form], np.asarray(rows, np.int64)
     if not len(rows):
         return {field.name: [] for field in members}
     with normalise.blaming(path), _opened(path) as file:
+        if isinstance(path, RangedFile):
+            path.announce(_ranges(file, survey, form, rows, members))
         ids = {name: _column(file, (name,), name, rows) for name in normalise.id_sources(declared)}
         normalise.check_ids(rows, normalise.object_ids(declared, ids), object_ids)
         needed = needed_members(survey, form, members)
@@ -61,49 +95,77 @@ def read_arrays(
         return {field.name: arrays[field.name] for field in members}
 
 
+def ranges(survey: Survey, form: str, source: RangedFile, rows: Int | None = None, members: Sequence[Field] = ()) -> Int:
+    """Byte ranges (n, 2) that `read_objects` reads, or `read_arrays` for some rows, beside the footer of the file.
+
+    Raises BrokenSource.
+    """
+    with normalise.blaming(source), _opened(source) as file:
+        return _ranges(file, survey, form, rows, members)
+
+
+def _ranges(file: Partition, survey: Survey, form: str, rows: Int | None = None, members: Sequence[Field] = ()) -> Int:
+    declared = survey.forms[form]
+    if rows is None:
+        fields, others = [field for field in survey.columns if field.is_carried(form)], [declared.ra, declared.dec]
+    else:
+        fields, others = needed_members(survey, form, members), []
+    others += [(name,) for name in normalise.id_sources(declared)]
+    wanted = [*others, declared.planes, *(names for field in fields for names in _side_by_side(field.source_names(form)))]
+    paths = {path for names in wanted if (found := file.paths(names)) is not None for path in found[1]}
+    return column_ranges(file.file.metadata, paths, file.groups_of(rows).tolist())
+
+
+def _side_by_side(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """The columns that FLUX_{G,R} stands for, each with its only name; else one column, with its alternatives."""
+    if names and (found := SIDE_BY_SIDE.fullmatch(names[0])):
+        return [(f"{found[1]}{part}{found[3]}",) for part in found[2].split(",")]
+    return [tuple(names)]
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+def _opened(path: Path | RangedFile) -> Iterator[Partition]:
     try:
-        file = pq.ParquetFile(path)
+        file = open_parquet(path)
     except (pa.ArrowInvalid, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise BrokenSource("not a readable Parquet file", reason=str(error), hint="fetch the file again") from error
     with file:
         try:
-            yield file
+            schema = file.schema
+            paths = [schema.column(at).path for at in range(len(schema))]
+            yield Partition(file, {_dotted(path): path for path in paths})
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
             raise BrokenSource("the file cannot be read", reason=str(error), hint="fetch the file again") from error
 
 
-def _field(file: pq.ParquetFile, field: Field, form: str, planes: Sequence[str], rows: Int | None = None) -> Array:
+def _field(file: Partition, field: Field, form: str, planes: Sequence[str], rows: Int | None = None) -> Array:
     """All or chosen rows of a field: (n, ...), or n arrays. FLUX_{G,R} is FLUX_G and FLUX_R side by side."""
     names = field.source_names(form)
     if not names and form in field.constant:
-        return np.full(file.metadata.num_rows if rows is None else len(rows), field.constant[form])
+        return np.full(file.file.metadata.num_rows if rows is None else len(rows), field.constant[form])
     if not names:
         raise BrokenSource("this form of the survey does not carry the field", column=field.name)
-    if side_by_side := SIDE_BY_SIDE.fullmatch(names[0]):
-        columns = [f"{side_by_side[1]}{part}{side_by_side[3]}" for part in side_by_side[2].split(",")]
-        return np.stack([_column(file, (name,), field.name, rows) for name in columns], axis=-1)
+    if SIDE_BY_SIDE.fullmatch(names[0]):
+        return np.stack([_column(file, one, field.name, rows) for one in _side_by_side(names)], axis=-1)
     values = _column(file, names, field.name, rows)
     if planes and has_planes(field):
         values = in_order_of_bands(field, values, _column(file, planes, field.name, rows))
     return values
 
 
-def _column(file: pq.ParquetFile, names: Sequence[str], column: str, rows: Int | None = None) -> Array:
+def _column(file: Partition, names: Sequence[str], column: str, rows: Int | None = None) -> Array:
     """All or chosen rows of the first of some dotted names that the file has. Raises BrokenSource."""
-    leaves = {_dotted(file.schema.column(at).path): file.schema.column(at).path for at in range(len(file.schema))}
-    name = _present(leaves, names)
-    if name is None:
-        known = ", ".join(sorted(leaves)[:20])
+    found = file.paths(names)
+    if found is None:
+        known = ", ".join(sorted(file.leaves)[:20])
         raise BrokenSource(
             "a declared column is missing", column=column, expected=" or ".join(names), hint=f"the file has: {known}"
         )
-    paths = [path for dotted, path in leaves.items() if dotted == name or dotted.startswith(f"{name}.")]
+    name, paths = found
     if len(paths) > 1:
         raise BrokenSource("a group of columns where one is declared", column=column, found=name)
     top, *below = name.split(".")
@@ -124,22 +186,21 @@ def _present(leaves: dict[str, str], names: Sequence[str]) -> str | None:
     return same[0] if len(same) == 1 else None
 
 
-def _rows(file: pq.ParquetFile, paths: list[str], column: str, rows: Int | None) -> pa.Table:
+def _rows(file: Partition, paths: list[str], column: str, rows: Int | None) -> pa.Table:
     """Some columns: of all rows, or of chosen ones in their order, reading the row groups that hold them."""
     if rows is None:
-        return file.read(columns=paths)
-    metadata = file.metadata
-    ends = np.cumsum([metadata.row_group(at).num_rows for at in range(metadata.num_row_groups)], dtype=np.int64)
-    if rows.size and (rows.min() < 0 or rows.max() >= metadata.num_rows):
-        raise BrokenSource("no such row", column=column, row=int(rows.max()), rows=metadata.num_rows)
-    group_of = np.searchsorted(ends, rows, side="right")
-    groups = np.unique(group_of)
+        return file.file.read(columns=paths)
+    ends = file.ends
+    if rows.size and (rows.min() < 0 or rows.max() >= file.file.metadata.num_rows):
+        raise BrokenSource("no such row", column=column, row=int(rows.max()), rows=file.file.metadata.num_rows)
+    groups = file.groups_of(rows)
     if not groups.size:
-        return file.schema_arrow.empty_table().select([paths[0].split(".")[0]])
+        return file.file.schema_arrow.empty_table().select([paths[0].split(".")[0]])
+    group_of = np.searchsorted(ends, rows, side="right")
     sizes = np.diff(np.concatenate([[0], ends]))
     read_from = np.concatenate([[0], np.cumsum(sizes[groups])])[:-1]
     place = rows - (ends - sizes)[group_of] + read_from[np.searchsorted(groups, group_of)]
-    return file.read_row_groups(groups.tolist(), columns=paths).take(pa.array(place))
+    return file.file.read_row_groups(groups.tolist(), columns=paths).take(pa.array(place))
 
 
 def _inside(array: Any, below: Sequence[str]) -> Any:

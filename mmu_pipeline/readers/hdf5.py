@@ -12,6 +12,8 @@ import numpy as np
 
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array
+from mmu_pipeline.ranges import RangedFile
+from mmu_pipeline.readers import hdf5_ahead
 from mmu_pipeline.sky import Int
 
 FILTERS = frozenset(range(1, 7)) | {32000}
@@ -21,12 +23,22 @@ SLAB_BYTES = 32 * 1024**2
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[h5py.File]:
+def opened(path: Path | RangedFile) -> Iterator[h5py.File]:
     """An HDF5 file for reading, without locks. Raises BrokenSource if it is not one or is cut short."""
     with _blaming_hdf5("not a readable HDF5 file"):
-        file = h5py.File(path, "r", locking=False)
+        file = h5py.File(_at_a_distance(path)) if isinstance(path, RangedFile) else h5py.File(path, "r", locking=False)
     with file:
         yield file
+
+
+def _at_a_distance(source: RangedFile) -> h5py.h5f.FileID:
+    """A file behind a network, opened so that HDF5 reads rows exactly as they were announced."""
+    hdf5_ahead.watch(source)
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    access.set_fileobj_driver(h5py.h5fd.fileobj_driver, source)
+    access.set_sieve_buf_size(1)
+    return h5py.h5f.open(source.name.encode(), h5py.h5f.ACC_RDONLY, access)
 
 
 @contextmanager
@@ -46,12 +58,9 @@ def dataset(file: h5py.File, names: Sequence[str], column: str) -> h5py.Dataset:
     Raises BrokenSource if there is none, or if it is not plain data in this very file: a soft or external link, virtual or
     external storage, a filter that needs a plug-in, or elements that are neither numbers nor text.
     """
-    with _blaming_hdf5("the list of datasets cannot be read"):
-        name = next((name for name in names if name in file), None)
-        present = [] if name else list(file)
-    name = name or _in_any_case(present, names)
+    name = stored_name(file, names)
     if name is None:
-        hint = f"the file has: {', '.join(present[:20])}"
+        hint = f"the file has: {', '.join(list(file)[:20])}"
         raise BrokenSource("a declared dataset is missing", column=column, expected=" or ".join(names), hint=hint)
     with _blaming_hdf5("a dataset cannot be opened", column=column, dataset=name):
         link = file.get(name, getlink=True)
@@ -77,9 +86,14 @@ def _is_plain(dtype: np.dtype[Any]) -> bool:
     return dtype.kind in "biufS" or h5py.check_string_dtype(dtype) is not None
 
 
-def _in_any_case(present: Sequence[str], names: Sequence[str]) -> str | None:
-    folded = {name.lower() for name in names}
-    same = [name for name in present if name.lower() in folded]
+def stored_name(group: h5py.Group, names: Sequence[str]) -> str | None:
+    """The first of `names` that is there, or the only one that differs in case alone; None where there is none."""
+    with _blaming_hdf5("the list of datasets cannot be read"):
+        exact = next((name for name in names if name in group), None)
+        if exact is not None:
+            return exact
+        folded = {name.lower() for name in names}
+        same = [name for name in group if name.lower() in folded]
     return same[0] if len(same) == 1 else None
 
 

@@ -14,7 +14,8 @@ import pyarrow as pa
 from mmu_pipeline.catalog import Form, Survey
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array, Field
-from mmu_pipeline.readers import ObjectRows, Skipped, hdf5, normalise
+from mmu_pipeline.ranges import RangedFile
+from mmu_pipeline.readers import ObjectRows, Skipped, hdf5, hdf5_ahead, normalise
 from mmu_pipeline.readers.planes import has_planes, in_order_of_bands
 from mmu_pipeline.readers.ragged import finished, needed_members
 from mmu_pipeline.sky import Int
@@ -39,8 +40,7 @@ class Rows:
         if not names:
             raise BrokenSource("this form of the survey does not carry the field", column=column)
         split = [INDEXED.fullmatch(name) for name in names]
-        bare = [found[1] if found else name for name, found in zip(names, split, strict=True)]
-        source = hdf5.dataset(self.file, bare, column)
+        source = hdf5.dataset(self.file, _bare(names), column)
         values = self._rows_of(source, column, rows)
         index = next((found[2] for found in split if found and found[1].lower() == source.name[1:].lower()), None)
         return values if index is None else _indexed(values, index, column)
@@ -75,10 +75,12 @@ class Rows:
         return hdf5.whole(source) if rows is None else hdf5.rows_of(source, rows)
 
 
-def read_objects(survey: Survey, form: str, path: Path) -> ObjectRows:
+def read_objects(survey: Survey, form: str, path: Path | RangedFile) -> ObjectRows:
     """The objects of one file, in file order; rows without an id are skipped. Raises BrokenSource naming the column."""
     declared = survey.forms[form]
     with normalise.blaming(path), hdf5.opened(path) as file:
+        if isinstance(path, RangedFile):
+            path.announce(_ranges(file, path, survey, form))
         found = _rows(file, declared)
         ids = normalise.object_ids(declared, found.id_sources(declared))
         position = {
@@ -104,18 +106,51 @@ def read_objects(survey: Survey, form: str, path: Path) -> ObjectRows:
 
 
 def read_arrays(
-    survey: Survey, form: str, path: Path, rows: Int, object_ids: Sequence[str], members: Sequence[Field]
+    survey: Survey, form: str, path: Path | RangedFile, rows: Int, object_ids: Sequence[str], members: Sequence[Field]
 ) -> dict[str, Sequence[Array]]:
     """Arrays of chosen rows, padding removed, light curves flattened over bands and sorted. Raises BrokenSource."""
     declared, rows = survey.forms[form], np.asarray(rows, np.int64)
     needed = needed_members(survey, form, members)
     with normalise.blaming(path):
         with hdf5.opened(path) as file:
+            if isinstance(path, RangedFile):
+                path.announce(_ranges(file, path, survey, form, rows, members))
             found = _rows(file, declared)
             normalise.check_ids(rows, normalise.object_ids(declared, found.id_sources(declared, rows)), object_ids)
             sources = {field.name: found.field(field, form, declared.planes, rows) for field in needed}
         arrays = finished(survey, form, sources)
         return {field.name: arrays[field.name] for field in members}
+
+
+def ranges(survey: Survey, form: str, source: RangedFile, rows: Int | None = None, members: Sequence[Field] = ()) -> Int:
+    """Byte ranges (n, 2) that `read_objects` reads, or `read_arrays` for some rows, beside the directory of the file.
+
+    Raises BrokenSource.
+    """
+    with normalise.blaming(source), hdf5.opened(source) as file:
+        return _ranges(file, source, survey, form, rows, members)
+
+
+def _ranges(
+    file: h5py.File, source: RangedFile, survey: Survey, form: str, rows: Int | None = None, members: Sequence[Field] = ()
+) -> Int:
+    declared = survey.forms[form]
+    if rows is None:
+        fields, others = [field for field in survey.columns if field.is_carried(form)], [declared.ra, declared.dec]
+    else:
+        fields, others = needed_members(survey, form, members), []
+    others += [(name,) for name in normalise.id_sources(declared) if name != normalise.ROW_NUMBER]
+    wanted = [_bare(names) for names in (*others, declared.planes, *(field.source_names(form) for field in fields)) if names]
+    hdf5_ahead.announce_headers(file, source, [name for names in wanted for name in names])
+    single = _rows(file, declared).single
+    present = {name for names in wanted if (name := hdf5.stored_name(file, names)) is not None}
+    datasets = [hdf5.dataset(file, (name,), name) for name in sorted(present)]
+    return hdf5_ahead.together([hdf5_ahead.stored_ranges(found, source, None if single else rows) for found in datasets])
+
+
+def _bare(names: Sequence[str]) -> list[str]:
+    """Names of datasets without what they say of the part of a row."""
+    return [found[1] if (found := INDEXED.fullmatch(name)) else name for name in names]
 
 
 def _rows(file: h5py.File, form: Form) -> Rows:

@@ -17,7 +17,8 @@ import pyarrow as pa
 from mmu_pipeline.catalog import Form, Survey
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array, Field
-from mmu_pipeline.readers import ObjectRows, Skipped, hdf5, normalise
+from mmu_pipeline.ranges import RangedFile
+from mmu_pipeline.readers import ObjectRows, Skipped, hdf5, hdf5_ahead, normalise
 from mmu_pipeline.readers.mmu_v1 import NO_ID
 from mmu_pipeline.readers.ragged import finished, needed_members, of_arrays
 from mmu_pipeline.sky import Int
@@ -27,7 +28,7 @@ LABEL = "label"
 """Column of a table that names its rows."""
 
 
-def read_objects(survey: Survey, form: str, path: Path) -> ObjectRows:
+def read_objects(survey: Survey, form: str, path: Path | RangedFile) -> ObjectRows:
     """The objects of one file, a row per group, in order of their names. Raises BrokenSource naming the column."""
     declared = survey.forms[form]
     carried = [field for field in survey.columns if field.is_carried(form)]
@@ -52,7 +53,7 @@ def read_objects(survey: Survey, form: str, path: Path) -> ObjectRows:
 
 
 def read_arrays(
-    survey: Survey, form: str, path: Path, rows: Int, object_ids: Sequence[str], members: Sequence[Field]
+    survey: Survey, form: str, path: Path | RangedFile, rows: Int, object_ids: Sequence[str], members: Sequence[Field]
 ) -> dict[str, Sequence[Array]]:
     """Arrays of the objects of chosen groups, without the elements that only fill them. Raises BrokenSource."""
     declared, needed = survey.forms[form], needed_members(survey, form, members)
@@ -68,6 +69,20 @@ def read_arrays(
             for name, arrays in finished(survey, form, one).items():
                 found[name] += arrays
     return {field.name: found[field.name] for field in members}
+
+
+def ranges(survey: Survey, form: str, source: RangedFile, rows: Int | None = None, members: Sequence[Field] = ()) -> Int:
+    """Byte ranges (n, 2) that `read_arrays` reads of some rows; `read_objects` reads little beside the directory of the file.
+
+    Raises BrokenSource.
+    """
+    names = [name for field in needed_members(survey, form, members) for name in field.source_names(form)]
+    parts = {found["table"] or found["column"] for name in names if (found := SOURCE.fullmatch(name))}
+    with normalise.blaming(source), hdf5.opened(source) as file:
+        groups = [] if rows is None else [_group(file, name) for name in np.array(sorted(file))[np.unique(rows)].tolist()]
+        datasets = [group[part] for group in groups for part in sorted(parts & set(group))]
+        stored = [hdf5_ahead.stored_ranges(one, source, None) for one in datasets if isinstance(one, h5py.Dataset)]
+        return hdf5_ahead.together(stored)
 
 
 def _group(file: h5py.File, name: str) -> h5py.Group:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from mmu_pipeline.catalog import Form, Survey
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array, Field
+from mmu_pipeline.ranges import RangedFile
 from mmu_pipeline.sky import Int
 
 LARGEST_IVAR = 1e37
@@ -30,12 +31,14 @@ REPR_OF_BYTES = re.compile(r"""b(['"])(.*)\1""", re.DOTALL)
 
 
 @contextmanager
-def blaming(path: Path) -> Iterator[None]:
+def blaming(path: Path | RangedFile) -> Iterator[None]:
     """Add the file to every BrokenSource that does not name one."""
     try:
         yield
     except BrokenSource as error:
-        raise BrokenSource(error.what, hint=error.hint, **{"file": path, **error.where}) from error
+        raise BrokenSource(
+            error.what, hint=error.hint, **{"file": path if isinstance(path, Path) else str(path), **error.where}
+        ) from error
 
 
 def as_text(values: Array) -> list[str]:

@@ -9,29 +9,32 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mmu_pipeline.catalog import Survey
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array, Field
+from mmu_pipeline.ranges import RangedFile
 from mmu_pipeline.readers import ObjectRows
 from mmu_pipeline.readers.arrow_table import ids_of, object_rows, source_types
 from mmu_pipeline.readers.normalise import blaming, check_ids, id_sources
+from mmu_pipeline.readers.parquet_ahead import column_ranges, open_parquet
 from mmu_pipeline.readers.pictures import encoded
 from mmu_pipeline.sky import Int
 
 
-def read_objects(survey: Survey, form: str, path: Path) -> ObjectRows:
+def read_objects(survey: Survey, form: str, path: Path | RangedFile) -> ObjectRows:
     """The objects of one file, in file order; rows without an id are skipped. Raises BrokenSource naming the column."""
     with blaming(path), _opened(path) as file:
         types = source_types(survey, form, file.schema_arrow.names)
+        if isinstance(path, RangedFile):
+            path.announce(_ranges(file, survey, form))
         batches = list(file.iter_batches(columns=list(types)))
         empty = pa.RecordBatch.from_pylist([], schema=pa.schema([file.schema_arrow.field(name) for name in types]))
         return object_rows(survey, form, batches or [empty])
 
 
 def read_arrays(
-    survey: Survey, form: str, path: Path, rows: Int, object_ids: Sequence[str], members: Sequence[Field]
+    survey: Survey, form: str, path: Path | RangedFile, rows: Int, object_ids: Sequence[str], members: Sequence[Field]
 ) -> dict[str, Sequence[Array]]:
     """The pictures of chosen rows, byte by byte. Raises BrokenSource for any other member: such a table has no arrays."""
     declared, rows = survey.forms[form], np.asarray(rows, np.int64)
@@ -45,6 +48,8 @@ def read_arrays(
             raise BrokenSource("no such row", row=int(rows.max()), rows=file.metadata.num_rows)
         names = {field.name: _leaf(file, field.source_names(form), field.name) for field in members}
         wanted = [*id_sources(declared), *names.values()]
+        if isinstance(path, RangedFile):
+            path.announce(_ranges(file, survey, form, rows, members))
         groups = _groups(file, rows)
         table = file.read_row_groups(list(groups), columns=wanted)
         place = pa.array(np.searchsorted(_rows_of(file, groups), rows))
@@ -54,10 +59,24 @@ def read_arrays(
         return {field.name: encoded(field, _inside(table, names[field.name])) for field in members}
 
 
+def ranges(survey: Survey, form: str, source: RangedFile, rows: Int | None = None, members: Sequence[Field] = ()) -> Int:
+    """Byte ranges (n, 2) that `read_objects` reads, or `read_arrays` for some rows, beside the footer. Raises BrokenSource."""
+    with blaming(source), _opened(source) as file:
+        return _ranges(file, survey, form, rows, members)
+
+
+def _ranges(file: Any, survey: Survey, form: str, rows: Int | None = None, members: Sequence[Field] = ()) -> Int:
+    if rows is None:
+        paths = set(source_types(survey, form, file.schema_arrow.names))
+        return column_ranges(file.metadata, paths, range(file.metadata.num_row_groups))
+    paths = {*id_sources(survey.forms[form]), *(_leaf(file, field.source_names(form), field.name) for field in members)}
+    return column_ranges(file.metadata, paths, _groups(file, rows))
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path | RangedFile) -> Iterator[Any]:
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             yield file
     except pa.ArrowInvalid as error:
         raise BrokenSource("not a readable Parquet file", reason=str(error), hint="fetch the file again") from error

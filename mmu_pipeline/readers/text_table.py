@@ -12,6 +12,7 @@ from pyarrow import csv
 from mmu_pipeline.catalog import Form, Survey
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array, Field
+from mmu_pipeline.ranges import RangedFile
 from mmu_pipeline.readers import ObjectRows
 from mmu_pipeline.readers.arrow_table import ids_of, object_rows, source_types
 from mmu_pipeline.readers.normalise import blaming, check_ids, id_sources
@@ -31,11 +32,15 @@ def read_objects(survey: Survey, form: str, path: Path) -> ObjectRows:
 
 
 def read_arrays(
-    survey: Survey, form: str, path: Path, rows: Int, object_ids: Sequence[str], members: Sequence[Field]
+    survey: Survey, form: str, path: Path | RangedFile, rows: Int, object_ids: Sequence[str], members: Sequence[Field]
 ) -> dict[str, Sequence[Array]]:
     """A table has no arrays: raises BrokenSource if any member is asked for."""
     for field in members:
-        raise BrokenSource("this form of the survey does not carry the field", file=path, column=field.name)
+        raise BrokenSource(
+            "this form of the survey does not carry the field",
+            file=path if isinstance(path, Path) else str(path),
+            column=field.name,
+        )
     return {}
 
 

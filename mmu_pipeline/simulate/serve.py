@@ -45,7 +45,21 @@ class Hangs:
     seconds: float = 30.0
 
 
-Fault = Busy | CutShort | Hangs
+@dataclass(frozen=True)
+class NoRanges:
+    """Send the whole file whatever range is asked for, as some servers do."""
+
+    times: int = 1 << 30
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Tell another version, with other bytes, after so many requests."""
+
+    times: int = 1
+
+
+Fault = Busy | CutShort | Hangs | NoRanges | Changes
 
 
 @dataclass(frozen=True)
@@ -85,6 +99,8 @@ class _Handler(SimpleHTTPRequestHandler):
         if due and isinstance(fault, CutShort | Hangs):
             content = content[: int(len(content) * fault.keep)]
             self.close_connection = True
+        if self._has_changed():
+            content = bytes(len(content))
         try:
             self.wfile.write(content)
             self.wfile.flush()
@@ -96,7 +112,7 @@ class _Handler(SimpleHTTPRequestHandler):
 
     def send_head(self) -> BytesIO | BinaryIO | None:
         """Headers of the whole file or of the range asked for; the body still to be sent."""
-        asked = RANGE.match(self.headers.get("Range", ""))
+        asked = RANGE.match(self.headers.get("Range", "")) if self._knows_ranges() else None
         path = Path(self.translate_path(self.path))
         if self.headers.get("If-Match", self._etag()) != self._etag():
             self.send_error(HTTPStatus.PRECONDITION_FAILED)
@@ -127,10 +143,21 @@ class _Handler(SimpleHTTPRequestHandler):
         if not path.is_file():
             return ""
         status = path.stat()
-        return f'"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"'
+        return f'"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}{"-changed" * self._has_changed()}"'
+
+    def _fault(self) -> Fault | None:
+        return self.faults.get(self.path.lstrip("/"))
+
+    def _knows_ranges(self) -> bool:
+        return not isinstance(self._fault(), NoRanges)
+
+    def _has_changed(self) -> bool:
+        fault = self._fault()
+        return isinstance(fault, Changes) and self.served.requests[self.path.lstrip("/")] > fault.times
 
     def end_headers(self) -> None:
-        self.send_header("Accept-Ranges", "bytes")
+        if self._knows_ranges():
+            self.send_header("Accept-Ranges", "bytes")
         if etag := self._etag():
             self.send_header("ETag", etag)
         super().end_headers()

@@ -52,6 +52,11 @@ def kept(file: SourceFile, cache: str) -> Iterator[Path]:
                       hint="give the cache more room: MMU_CACHE_BYTES")  # fmt: skip
 
 
+def is_kept(file: SourceFile, cache: str) -> bool:
+    """Whether a whole copy of this version of a remote file is there now."""
+    return _is_whole(Path(cache) / digest(file.urls[0].encode())[:16], file)
+
+
 def _fill(folder: Path, file: SourceFile) -> None:
     """Fetch a file from the first place that gives it."""
     failures: list[str] = []

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +15,7 @@ import pyarrow.compute as pc
 from mmu_pipeline.catalog import Survey
 from mmu_pipeline.errors import BrokenArtefact
 from mmu_pipeline.fields import Array, Field
+from mmu_pipeline.ranges import RangedFile
 from mmu_pipeline.readers import reader
 from mmu_pipeline.shards.index import piece_index
 from mmu_pipeline.shards.narrow import Loss, narrowed
@@ -21,8 +24,8 @@ from mmu_pipeline.shards.schema import MemberField, sample_members, sample_scala
 from mmu_pipeline.shards.splits import near_other_split
 from mmu_pipeline.shards.tar import write_samples
 from mmu_pipeline.sky import CELL_ORDER, Cell, Int, margin_ranges
+from mmu_pipeline.stages.access import Access
 from mmu_pipeline.stages.build import Build, Unit
-from mmu_pipeline.stages.download import reading
 from mmu_pipeline.stages.listing import listed_files
 from mmu_pipeline.stages.match import Sky, reach
 from mmu_pipeline.stages.objects import read_objects
@@ -46,12 +49,12 @@ def run(unit: Unit, build: Build) -> Receipt:
     records = _records(unit, build, cell, matches)
     keys = _keys(build, matches)
     stem = f"pieces/samples/{unit.name}"
-    moved: Counter[str] = Counter()
+    access, nbytes = Access(build), Counter[str]()
     narrow = [member for member in sample_members(recipe, build.surveys) if member.is_narrowed]
     losses = {member.name: Loss() for member in narrow}
     scales: dict[str, list[float]] = {member.scale: [] for member in narrow if member.scale}
     with build.root.writing(f"{stem}.tar") as file:
-        written = write_samples(file, _narrowed(_samples(build, matches, keys, records, moved), narrow, losses, scales))
+        written = write_samples(file, _narrowed(_samples(access, matches, keys, records, nbytes), narrow, losses, scales))
     for name, found in scales.items():
         records = records.set_column(records.column_names.index(name), name, pa.array(found, pa.float32()))
     index29, ra, dec = (matches[name].to_numpy() for name in ("_healpix_29", "ra", "dec"))
@@ -61,7 +64,11 @@ def run(unit: Unit, build: Build) -> Receipt:
         stage="samples", unit=unit.name, fingerprint=unit.fingerprint, rows_in=total, rows_out=len(index),
         skipped={GUARDED: total - len(index)} if total > len(index) else {},
         outputs={path: build.root.size(path) or 0 for path in (f"{stem}.tar", f"{stem}.parquet")},
-        facts={"array_bytes": dict(moved), "narrowed": {name: asdict(loss) for name, loss in losses.items()}},
+        facts={
+            "array_bytes": dict(nbytes),
+            "narrowed": {name: asdict(loss) for name, loss in losses.items()},
+            "moved": access.moved,
+        },
     )  # fmt: skip
 
 
@@ -118,18 +125,20 @@ def _located(objects: pa.Table, files: pa.ChunkedArray, rows: pa.ChunkedArray, s
     return pa.array(place, mask=absent)
 
 
-def _samples(build: Build, matches: pa.Table, keys: Sequence[str], records: pa.Table, moved: Counter[str]) -> Iterator[Sample]:
+def _samples(access: Access, matches: pa.Table, keys: Sequence[str], records: pa.Table, nbytes: Counter[str]) -> Iterator[Sample]:
+    build = access.build
     members: dict[str, list[Field]] = {name: [] for name in build.recipe.survey_names}
     for member in sample_members(build.recipe, build.surveys):
         members[member.survey].append(member.field)
     per_sample = sum(field.nominal_bytes for fields in members.values() for field in fields)
     step = max(1, build.batch_bytes // max(per_sample, 1))
     columns_of_record = records.column_names
+    wanted = {name: _rows_by_file(matches, name) for name in members}
     for start in range(0, len(matches), step):
         part = matches.slice(start, step)
         arrays: dict[str, Sequence[Array]] = {}
         for name, fields in members.items():
-            arrays |= _arrays(build, build.surveys[name], fields, part, moved)
+            arrays |= _arrays(access, build.surveys[name], fields, part, wanted[name], nbytes)
         columns = [records[column].slice(start, step).to_pylist() for column in columns_of_record]
         for row in range(len(part)):
             yield Sample(
@@ -154,25 +163,38 @@ def _narrowed(
         yield Sample(sample.key, arrays, record)
 
 
+def _read(
+    survey: Survey, form: str, rows: Int, ids: Sequence[str], members: Sequence[Field], path: Path | RangedFile
+) -> dict[str, Sequence[Array]]:
+    return reader(survey.forms[form].reader).read_arrays(survey, form, path, rows, ids, members)
+
+
+def _rows_by_file(matches: pa.Table, survey: str) -> dict[str, Int]:
+    """Source file -> all its rows that the cell's samples need."""
+    pointers = matches.select([f"{survey}_source_file", f"{survey}_source_row"]).drop_null()
+    grouped = pa.TableGroupBy(pointers, f"{survey}_source_file").aggregate([(f"{survey}_source_row", "list")])
+    names, rows = grouped[f"{survey}_source_file"].to_pylist(), grouped[f"{survey}_source_row_list"]
+    return {name: np.asarray(found.values) for name, found in zip(names, rows, strict=True)}
+
+
 def _arrays(
-    build: Build, survey: Survey, members: Sequence[Field], part: pa.Table, moved: Counter[str]
+    access: Access, survey: Survey, members: Sequence[Field], part: pa.Table, wanted: Mapping[str, Int], nbytes: Counter[str]
 ) -> Mapping[str, Sequence[Array]]:
     """One survey's arrays of some samples: member name -> one array per row, absent ones filled."""
-    source = build.sources[survey.name]
+    source = access.build.sources[survey.name]
     files = part[f"{survey.name}_source_file"].combine_chunks().dictionary_encode()
     rows: Int = pc.fill_null(part[f"{survey.name}_source_row"], 0).to_numpy()
     ids = part[f"{survey.name}_object_id"].to_pylist()
     codes = files.indices.fill_null(-1).to_numpy()
     result: dict[str, list[Array]] = {field.name: [field.absent()] * len(part) for field in members}
     names = files.dictionary.to_pylist() if members else []
-    listed = listed_files(build, survey.name, names)
+    listed = listed_files(access.build, survey.name, names)
     for code, relative in enumerate(names):
         here = np.flatnonzero(codes == code)
-        form = survey.forms[source.form]
-        with reading(listed[relative], form, build.cache) as path:
-            found = reader(form.reader).read_arrays(survey, source.form, path, rows[here], [ids[row] for row in here], members)
+        read = partial(_read, survey, source.form, rows[here], [ids[row] for row in here], members)
+        found = access.read(survey, listed[relative], read, wanted[relative], members)
         for field in members:
             for row, array in zip(here, found[field.name], strict=True):
                 result[field.name][row] = array
-                moved[survey.name] += array.nbytes
+                nbytes[survey.name] += array.nbytes
     return {f"{survey.name}.{name}": arrays for name, arrays in result.items()}

@@ -12,8 +12,8 @@ from mmu_pipeline.catalog import Survey
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.readers import objects_of
 from mmu_pipeline.sky import CELL_ORDER, healpix29, is_position, pixels_at
+from mmu_pipeline.stages.access import Access
 from mmu_pipeline.stages.build import Build, SourceFile, Unit
-from mmu_pipeline.stages.download import reading
 from mmu_pipeline.storage import Receipt, digest
 
 NOT_MEMBER = {"unlisted": "not in the survey's list of members", "missing": "in the survey's list of members, but not there"}
@@ -44,11 +44,11 @@ def run(unit: Unit, build: Build) -> Receipt:
     A broken file is set aside alone when the unit has others: the receipt is then partial and names it. Raises
     BrokenSource when no file of the unit can be read, Unreachable when one cannot be had.
     """
-    survey = build.surveys[unit.name.split("/")[0]]
+    survey, access = build.surveys[unit.name.split("/")[0]], Access(build)
     tables, skipped, broken = [], [], {}
     for file in (item for item in unit.inputs if isinstance(item, SourceFile)):
         try:
-            table, rows_skipped = _objects_of(survey, build, file)
+            table, rows_skipped = _objects_of(survey, access, file)
         except BrokenSource as error:
             broken[file.relative] = str(error)
             continue
@@ -79,19 +79,18 @@ def run(unit: Unit, build: Build) -> Receipt:
             "broken": sorted(broken),
             "files": len(unit.inputs) - len(broken),
             "bytes": unit.weight,
+            "moved": access.moved,
         },
     )  # fmt: skip
 
 
-def _objects_of(survey: Survey, build: Build, file: SourceFile) -> tuple[pa.Table, pa.Table]:
+def _objects_of(survey: Survey, access: Access, file: SourceFile) -> tuple[pa.Table, pa.Table]:
     """Object rows of one file, and its skipped rows."""
-    source = build.sources[survey.name]
+    source = access.build.sources[survey.name]
     if file.state != "listed":
         skip = pa.table([[file.relative], [0], [""], [NOT_MEMBER[file.state]]], schema=SKIPPED_SCHEMA)
         return object_schema(survey).empty_table(), skip
-    form = survey.forms[source.form]
-    with reading(file, form, build.cache) as path:
-        found = objects_of(survey, source.form, path, file.relative)
+    found = access.read(survey, file, lambda path: objects_of(survey, source.form, path, file.relative))
     ra, dec = (found.table[name].to_numpy(zero_copy_only=False).astype(np.float64) for name in ("ra", "dec"))
     good = is_position(ra, dec)
     table = found.table.filter(pa.array(good))
