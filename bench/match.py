@@ -29,15 +29,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from mmu_pipeline.candidates import Positions
 from mmu_pipeline.catalog import Counterpart, Form, Recipe, Selection, Survey
 from mmu_pipeline.hats import Partition, write_metadata
-from mmu_pipeline.matching import Positions, match
+from mmu_pipeline.matching import match
 from mmu_pipeline.sky import CELL_ORDER, Cell, healpix29, margin_ranges, pixels_at
 from mmu_pipeline.stages.build import Build, Unit
-from mmu_pipeline.stages.match import Sky
 from mmu_pipeline.stages.objects import read_objects
 from mmu_pipeline.stages.pipeline import STAGE_FUNCTIONS
 from mmu_pipeline.stages.scan import object_schema
+from mmu_pipeline.stages.skies import Sky
 from mmu_pipeline.storage import Root, match_folder, object_folder, partition_path
 
 RADIUS = 1.0

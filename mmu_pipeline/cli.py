@@ -211,7 +211,8 @@ def margins(
 
     from mmu_pipeline.cluster import open_client, run_units
     from mmu_pipeline.stages.margins import finish
-    from mmu_pipeline.stages.pipeline import margin_units, run_unit, set_aside_of
+    from mmu_pipeline.stages.pipeline import margin_units, run_unit
+    from mmu_pipeline.stages.receipts import set_aside_of
 
     plan = _prepared(_asked(recipe, root, source, survey_dir))
     units = margin_units(plan, arcsec)

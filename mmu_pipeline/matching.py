@@ -1,31 +1,18 @@
-"""Two sets of positions to pairs: every candidate within a radius on the sphere, then the pick among them."""
+"""Two sets of positions to matches: of every primary's candidates, ranked by separation, the pick."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial import cKDTree
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from mmu_pipeline.sky import Bool, Float, Int, arcsec, chord, unit_vectors
-
-CHUNK = 1 << 18
-"""Primary rows searched at a time: bounds the pairs held before the pick."""
-
-
-@dataclass(frozen=True)
-class Positions:
-    """Rows of one catalog: degrees, and the rank of each row's id among all ids, which breaks ties."""
-
-    ra: Float
-    dec: Float
-    id_rank: Int
-
-    def __len__(self) -> int:
-        return len(self.ra)
+from mmu_pipeline.candidates import Positions, candidates
+from mmu_pipeline.sky import Float, Int, arcsec, chord
 
 
 @dataclass(frozen=True)
@@ -51,32 +38,6 @@ class Pairs:
     """Counterparts within the radius of its primary."""
 
 
-def candidates(primary: Positions, counterpart: Positions, radius_arcsec: float) -> tuple[Int, Int, Float]:
-    """Every (primary row, counterpart row, chord) within the radius, borders included, in no particular order.
-
-    Chords are straight lines between unit vectors, so small separations keep their precision (error below 1e-9 arcsec).
-    """
-    if not len(primary) or not len(counterpart):
-        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
-    tree = cKDTree(unit_vectors(counterpart.ra, counterpart.dec), balanced_tree=False, compact_nodes=False)
-    limit = float(chord(radius_arcsec))
-    found = []
-    for start in range(0, len(primary), CHUNK):
-        part = slice(start, start + CHUNK)
-        here = cKDTree(unit_vectors(primary.ra[part], primary.dec[part]), balanced_tree=False, compact_nodes=False)
-        pairs = here.sparse_distance_matrix(tree, limit, output_type="ndarray")
-        found.append((pairs["i"] + start, pairs["j"], pairs["v"]))
-    i, j, distance = (np.concatenate(column) for column in zip(*found, strict=True))
-    return i.astype(np.int64), j.astype(np.int64), distance
-
-
-def _first_of(groups: Int, order: Int) -> Bool:
-    """Which elements come first in their group, when all are put in `order` (which sorts by group first)."""
-    first = np.zeros(len(groups), bool)
-    first[order[np.flatnonzero(np.diff(groups[order], prepend=-1))]] = True
-    return first
-
-
 def match(
     primary: Positions,
     counterpart: Positions,
@@ -90,25 +51,76 @@ def match(
     `nearest` keeps the closest counterpart of each primary; `mutual` keeps it only where that primary is also the closest
     of all given primaries to it; `all` keeps every candidate; `best` the one with the smallest `preference`, of shape
     (counterparts,), NaN last. Ties break by separation, then id. With `refine`, separations are those that it gives.
+    But for `all`, what is held is a few arrays of the primaries' length, however many candidates there are.
     """
-    i, j, distance = candidates(primary, counterpart, radius_arcsec + (refine.slack_arcsec if refine else 0.0))
-    if refine is not None:
-        distance = refine.chord(i, j)
-        i, j, distance = (values[distance <= chord(radius_arcsec)] for values in (i, j, distance))
-    order = np.lexsort((counterpart.id_rank[j], distance, i))
+    parts = []
+    for i, j, distance in candidates(primary, counterpart, radius_arcsec + (refine.slack_arcsec if refine else 0.0)):
+        if refine is not None:
+            distance = refine.chord(i, j)
+            i, j, distance = (values[distance <= chord(radius_arcsec)] for values in (i, j, distance))
+        parts.append(_picked(i, j, distance, counterpart.ids, pick, preference))
+    pairs = _joined(parts)
+    if pick == "mutual" and len(pairs.primary):
+        there = np.unique(pairs.counterpart)
+        back = None if refine is None else Refinement(refine.slack_arcsec, lambda j, i: refine.chord(i, there[j]))
+        closest = match(counterpart.take(there), primary, radius_arcsec, "nearest", refine=back)
+        answers = closest.counterpart[np.searchsorted(closest.primary, np.searchsorted(there, pairs.counterpart))]
+        return _rows(pairs, np.flatnonzero(answers == pairs.primary))
+    return pairs
+
+
+def _picked(i: Int, j: Int, distance: Float, ids: pa.Array | pa.ChunkedArray, pick: str, preference: Float | None) -> Pairs:
+    """The pick among the candidates of some primaries, those of each side by side."""
+    order = _by_separation(i, j, distance, ids)
     i, j, distance = i[order], j[order], distance[order]
     starts = np.flatnonzero(np.diff(i, prepend=-1))
     counts = np.diff(starts, append=len(i))
-    rank = np.arange(len(i)) - np.repeat(starts, counts)
-    keep = np.ones(len(i), bool) if pick == "all" else rank == 0
-    if pick == "mutual":
-        keep &= _first_of(j, np.lexsort((primary.id_rank[i], distance, j)))
+    chosen = np.arange(len(i)) if pick == "all" else starts
     if pick == "best" and preference is not None:
-        keep = _first_of(i, np.lexsort((rank, preference[j], i)))
+        group = np.repeat(np.arange(len(starts)), counts)
+        chosen = np.lexsort((preference[j], group))[starts]
+    group = np.searchsorted(starts, chosen, side="right") - 1
     return Pairs(
-        primary=i[keep],
-        counterpart=j[keep],
-        separation_arcsec=arcsec(distance[keep]),
-        rank=(rank[keep] + 1).astype(np.int32),
-        n_candidates=np.repeat(counts, counts)[keep].astype(np.int32),
+        primary=i[chosen],
+        counterpart=j[chosen],
+        separation_arcsec=arcsec(distance[chosen]),
+        rank=(chosen - starts[group] + 1).astype(np.int32),
+        n_candidates=counts[group].astype(np.int32),
     )
+
+
+def _by_separation(i: Int, j: Int, distance: Float, ids: pa.Array | pa.ChunkedArray) -> Int:
+    """The order of candidates by separation, then id, where those of one primary already stand side by side.
+
+    Only what has rivals is sorted, and only the ids of what ties are compared.
+    """
+    order = np.arange(len(i))
+    rivals = np.flatnonzero(_like_a_neighbour(i[1:] == i[:-1]))
+    group = np.cumsum(np.diff(i[rivals], prepend=-1) != 0)
+    ranked = rivals[np.lexsort((distance[rivals], group))]
+    tied = np.flatnonzero(_like_a_neighbour((i[ranked][1:] == i[ranked][:-1]) & (distance[ranked][1:] == distance[ranked][:-1])))
+    if len(tied):
+        rows = ranked[tied]
+        names = pc.rank(ids.take(pa.array(j[rows])), tiebreaker="dense").to_numpy()
+        ranked[tied] = rows[np.lexsort((j[rows], names, distance[rows], group[np.searchsorted(rivals, rows)]))]
+    order[rivals] = ranked
+    return order
+
+
+def _like_a_neighbour(same: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Which of n elements equal one beside them, from whether each equals the one before, shape (n - 1,)."""
+    return np.append(same, False) | np.append(False, same) if len(same) else np.zeros(0, bool)
+
+
+def _joined(parts: list[Pairs]) -> Pairs:
+    """Parts as one, in the order of the primaries."""
+    kinds: dict[str, Any] = {
+        "primary": np.int64, "counterpart": np.int64, "separation_arcsec": np.float64, "rank": np.int32, "n_candidates": np.int32
+    }  # fmt: skip
+    empty = Pairs(**{name: np.empty(0, kind) for name, kind in kinds.items()})
+    pairs = Pairs(**{name: np.concatenate([getattr(part, name) for part in (empty, *parts)]) for name in kinds})
+    return _rows(pairs, np.argsort(pairs.primary, kind="stable"))
+
+
+def _rows(pairs: Pairs, rows: Int) -> Pairs:
+    return Pairs(*(getattr(pairs, field.name)[rows] for field in fields(Pairs)))

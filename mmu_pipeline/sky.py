@@ -23,6 +23,9 @@ MARGIN_LEVELS = 6
 """How much deeper than a cell the pixels may be of which its margin is made: 260 of them go around it."""
 RESOLUTION_ORDER_0_ARCSEC = float(np.degrees(np.sqrt(np.pi / 3)) * 3600)
 """Square root of the area of one order-0 pixel (Gorski et al. 2005, eq. 1: 4 pi / 12 steradians)."""
+NARROWEST = 0.47
+"""Distance between opposite sides of a pixel over the square root of its area, at least: 0.479 at the east and west corners of
+the polar base pixels."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -75,11 +78,8 @@ def arcsec(chord_length: Float) -> Float:
 
 
 def margin_order(radius_arcsec: float, deepest: int = 12) -> int:
-    """Deepest order whose pixels are all wider than the radius.
-
-    The narrowest HEALPix pixel is over half as wide as the square root of its area; twice the radius is demanded here.
-    """
-    order = int(np.floor(np.log2(RESOLUTION_ORDER_0_ARCSEC / (2.0 * max(radius_arcsec, 1e-3)))))
+    """Deepest order whose pixels are all wider than the radius."""
+    order = int(np.floor(np.log2(NARROWEST * RESOLUTION_ORDER_0_ARCSEC / max(radius_arcsec, 1e-3))))
     return max(0, min(order, deepest))
 
 
@@ -133,6 +133,16 @@ def in_ranges(index: Int, ranges: npt.ArrayLike) -> Bool:
     """Whether each `_healpix_29` lies in one of some sorted, disjoint, half-open ranges, shape (n, 2)."""
     bounds = np.asarray(ranges, np.int64).reshape(-1)
     return np.asarray(np.searchsorted(bounds, index, side="right") % 2 == 1)
+
+
+def overlapping(bounds: Int, ranges: Int) -> Int:
+    """Which of some sorted, disjoint ranges, shape (n, 2), overlap one of others of that kind, shape (m, 2). Ascending."""
+    first = np.searchsorted(bounds[:, 1], ranges[:, 0], side="right")
+    stop = np.searchsorted(bounds[:, 0], ranges[:, 1], side="left")
+    steps = np.zeros(len(bounds) + 1, np.int64)
+    np.add.at(steps, first[first < stop], 1)
+    np.add.at(steps, stop[first < stop], -1)
+    return np.flatnonzero(np.cumsum(steps[:-1]))
 
 
 def cells_touching(ranges: npt.ArrayLike, order: int) -> list[Cell]:

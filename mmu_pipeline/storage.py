@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, TypeVar
 import fsspec
 import fsspec.implementations.local
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 from pydantic import BaseModel
@@ -35,6 +36,8 @@ ASIDE = re.compile(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.partial$")
 """End of the name of a file that is being written: who writes it, by machine and process."""
 WRITERS, READERS = ".writers", ".readers"
 """Folders beside the versions of a set: who writes one now, and, in a folder for each version, who reads it."""
+ROW_GROUP = 100_000
+"""Rows of a Parquet file that are read together."""
 REQUESTS_AT_ONCE = 16
 """Small files of an object store that are read at a time."""
 
@@ -64,6 +67,14 @@ class Root:
     def exists(self, relative: str) -> bool:
         return self._ask(lambda: bool(self.fs.exists(self.path(relative))))
 
+    def names(self, relative: str) -> list[str]:
+        """Names of what lies in a folder; none if it is not there."""
+        folder = self.path(relative)
+        try:
+            return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in self._ask(lambda: self.fs.ls(folder, detail=False)))
+        except FileNotFoundError:
+            return []
+
     def size(self, relative: str) -> int | None:
         """Size in bytes, None where there is no such file."""
         try:
@@ -86,6 +97,24 @@ class Root:
         path = self.path(relative)
         options = {"columns": columns, "filters": filters, "partitioning": None, "use_threads": False}
         return self._ask(lambda: pq.read_table(path, filesystem=self.fs, **options))
+
+    def read_footer(self, relative: str) -> pq.FileMetaData:
+        """The footer of a Parquet artefact, for those who choose its row groups."""
+        return self._ask(lambda: self._parquet(relative, None, lambda file: file.metadata))
+
+    def read_row_group(self, relative: str, footer: pq.FileMetaData, number: int, columns: Sequence[str]) -> pa.Table:
+        """Some columns of one row group of a Parquet artefact whose footer is known."""
+        return self._ask(
+            lambda: self._parquet(relative, footer, lambda file: file.read_row_group(number, list(columns), use_threads=False))
+        )
+
+    def _parquet(self, relative: str, footer: pq.FileMetaData | None, look: Callable[[pq.ParquetFile], Found]) -> Found:
+        path = self.path(relative)
+        if self.is_local:
+            with pq.ParquetFile(path, metadata=footer, memory_map=True) as file:
+                return look(file)
+        with self.fs.open(path, "rb") as source, pq.ParquetFile(source, metadata=footer, pre_buffer=True) as file:
+            return look(file)
 
     @contextmanager
     def writing(self, relative: str) -> Iterator[BinaryIO]:
@@ -145,10 +174,18 @@ class Root:
         """Write JSON with sorted keys: the same content gives the same bytes."""
         self.write_bytes(relative, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
 
-    def write_table(self, relative: str, table: pa.Table, row_group_size: int = 100_000) -> None:
+    def write_table(self, relative: str, table: pa.Table, row_group_size: int = ROW_GROUP) -> None:
         """Write Parquet, zstd, without the clock: the same table gives the same bytes."""
         with self.writing(relative) as file:
-            pq.write_table(table, file, compression="zstd", row_group_size=row_group_size, write_page_index=True)
+            pq.write_table(table, file, row_group_size=row_group_size, **parquet_options(table))
+
+    @contextmanager
+    def writing_rows(self, relative: str, schema: pa.Schema) -> Iterator[RowWriter]:
+        """A Parquet file to which tables are given as they come. The same rows give the same bytes, however they are cut."""
+        with self.writing(relative) as file:
+            writer = RowWriter(file, schema)
+            yield writer
+            writer.close()
 
     def move(self, source: str, target: str, last: str = "") -> None:
         """Give a folder its final name: one rename on a local disk; file by file on an object store, the file `last` at the end.
@@ -174,6 +211,50 @@ class Root:
         """Remove an artefact; nothing happens if it is not there."""
         if self.exists(relative):
             self._ask(lambda: self.fs.rm(self.path(relative), recursive=recursive))
+
+
+def parquet_options(table: pa.Table) -> dict[str, Any]:
+    """How a table is written, judged by its first rows: a dictionary costs much and gives nothing where no value comes again."""
+    sample = table.slice(0, 1000)
+    again = [name for name in table.column_names if _repeats(sample[name])]
+    return {"compression": "zstd", "compression_level": 1, "use_dictionary": again, "write_page_index": True}
+
+
+class RowWriter:
+    """Tables to full row groups of a Parquet file."""
+
+    def __init__(self, file: BinaryIO, schema: pa.Schema) -> None:
+        self.rows = 0
+        self._file = file
+        self._waiting = schema.empty_table()
+        self._parquet: pq.ParquetWriter | None = None
+
+    def write(self, table: pa.Table) -> None:
+        """Take the next rows."""
+        self.rows += len(table)
+        self._waiting = pa.concat_tables([self._waiting, table])
+        while len(self._waiting) > ROW_GROUP:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what is left, and the footer."""
+        if len(self._waiting) or self._parquet is None:
+            self._flush()
+        if self._parquet is not None:
+            self._parquet.close()
+
+    def _flush(self) -> None:
+        group = self._waiting.slice(0, ROW_GROUP)
+        if self._parquet is None:
+            self._parquet = pq.ParquetWriter(self._file, group.schema, **parquet_options(group))
+        self._parquet.write_table(group)
+        self._waiting = self._waiting.slice(ROW_GROUP)
+
+
+def _repeats(values: pa.ChunkedArray) -> bool:
+    if pa.types.is_nested(values.type):
+        return True
+    return bool(4 * pc.count_distinct(values).as_py() <= len(values))
 
 
 @cache

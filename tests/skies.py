@@ -6,7 +6,7 @@ import healpy as hp
 import numpy as np
 import pyarrow as pa
 
-from mmu_pipeline.matching import Positions
+from mmu_pipeline.candidates import Positions
 from mmu_pipeline.sky import healpix29
 
 
@@ -56,14 +56,15 @@ def brute_force(primary: Positions, counterpart: Positions, radius_arcsec: float
     within = separation <= radius_arcsec
     if pick == "all":
         return {(int(i), int(j)) for i, j in zip(*np.nonzero(within), strict=True)}
+    ids = [side.ids.to_pylist() for side in (primary, counterpart)]
     pairs = set()
     for i in range(len(primary)):
-        near = sorted((separation[i, j], counterpart.id_rank[j], j) for j in np.flatnonzero(within[i]))
+        near = sorted((separation[i, j], ids[1][j], j) for j in np.flatnonzero(within[i]))
         if not near:
             continue
         j = near[0][2]
         if pick == "mutual":
-            back = sorted((separation[k, j], primary.id_rank[k], k) for k in np.flatnonzero(within[:, j]))
+            back = sorted((separation[k, j], ids[0][k], k) for k in np.flatnonzero(within[:, j]))
             if back[0][2] != i:
                 continue
         pairs.add((int(i), int(j)))

@@ -115,7 +115,7 @@ def samples_of(rng: np.random.Generator, cell: int, ra: np.ndarray, dec: np.ndar
             "imager_extended": bool(rng.random() < 0.5), "has_curves": there, "curves_object_id": ids[1],
             "curves_ra": float(ra[row]) if there else None, "curves_dec": float(dec[row]) if there else None,
             "curves_separation_arcsec": float(rng.random()) if there else None, "curves_rank": 1 if there else None,
-            "curves_n_candidates": 1 if there else None,
+            "curves_n_candidates": 1 if there else None, "curves_crosses_border": False if there else None,
             "curves_redshift": float(rng.random()) if there and row % 2 else None,
         }  # fmt: skip
         samples.append(Sample(sample_key(ids), arrays, record))

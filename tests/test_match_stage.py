@@ -11,14 +11,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmu_pipeline.astrometry import widest_motion
+from mmu_pipeline.candidates import Positions
 from mmu_pipeline.catalog import Counterpart, Form, Recipe, Selection, Survey
 from mmu_pipeline.hats import Partition
-from mmu_pipeline.matching import Positions
 from mmu_pipeline.sky import CELL_ORDER, Cell, pixels_at
 from mmu_pipeline.stages import match
 from mmu_pipeline.stages.build import Build, Unit
-from mmu_pipeline.stages.pipeline import moves_of
+from mmu_pipeline.stages.match_table import match_schema
+from mmu_pipeline.stages.match_units import moves_of
 from mmu_pipeline.stages.scan import object_schema
+from mmu_pipeline.stages.skies import Sky
 from mmu_pipeline.storage import Root, match_folder, object_folder, partition_path
 from tests.skies import KINDS, brute_force, centres, object_table, scattered
 
@@ -56,15 +58,13 @@ def run_match(
     build = Build(recipe, surveys or {name: survey(name, orders[name]) for name in tables}, {}, root)
     motions = {name: [widest_motion(table, build.surveys[name])] for name, table in tables.items()}
     skies = tuple(
-        match.Sky(
-            name, store(root, build.surveys[name], table, orders[name]), missing.get(name, ()), moves_of(recipe, name, motions)
-        )
+        Sky(name, store(root, build.surveys[name], table, orders[name]), missing.get(name, ()), moves_of(recipe, name, motions))
         for name, table in tables.items()
     )
     cells = np.unique(pixels_at(tables[recipe.primary.survey]["_healpix_29"].to_numpy(), CELL_ORDER))
-    found = [match.match_schema(recipe).empty_table()]
+    found = [match_schema(recipe).empty_table()]
     for cell in cells:
-        unit = Unit("match", f"{recipe.name}/{cell}", int(cell), inputs=skies)
+        unit = Unit("match", match.unit_name(recipe, Cell(CELL_ORDER, int(cell))), int(cell), inputs=skies)
         receipt = match.run(unit, build)
         path = partition_path(match_folder(recipe.name), Cell(CELL_ORDER, int(cell)))
         assert (path in receipt.outputs) == bool(receipt.rows_out)
@@ -76,9 +76,7 @@ def run_match(
 
 
 def positions(table: pa.Table) -> Positions:
-    ids = table["object_id"].to_pylist()
-    rank = {name: place for place, name in enumerate(sorted(set(ids)))}
-    return Positions(table["ra"].to_numpy(), table["dec"].to_numpy(), np.array([rank[name] for name in ids], np.int64))
+    return Positions(table["ra"].to_numpy(), table["dec"].to_numpy(), table["object_id"])
 
 
 def random_sky(rng: np.random.Generator, points: np.ndarray, size: int, spread: float, prefix: str) -> pa.Table:

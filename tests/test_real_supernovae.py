@@ -14,9 +14,10 @@ import pytest
 
 from mmu_pipeline.catalog import load_surveys
 from mmu_pipeline.stages.build import STAGES, Build
-from mmu_pipeline.stages.pipeline import finish_stage, run_unit, stage_receipts, units_of
+from mmu_pipeline.stages.pipeline import finish_stage, run_unit, units_of
 from mmu_pipeline.stages.prepare import prepare
 from mmu_pipeline.stages.publish import publish
+from mmu_pipeline.stages.receipts import stage_receipts
 from tests.tiny import recipe_yaml
 
 SETS = {

@@ -18,9 +18,10 @@ from mmu_pipeline.simulate.hats import write_partition
 from mmu_pipeline.simulate.serve import serving
 from mmu_pipeline.simulate.sky import sky_objects
 from mmu_pipeline.stages.build import STAGES, Build
-from mmu_pipeline.stages.pipeline import finish_stage, run_unit, stage_receipts, units_of
+from mmu_pipeline.stages.pipeline import finish_stage, run_unit, units_of
 from mmu_pipeline.stages.prepare import prepare
 from mmu_pipeline.stages.publish import publish
+from mmu_pipeline.stages.receipts import stage_receipts
 from tests.test_real_supernovae import array
 from tests.tiny import recipe_yaml
 

@@ -15,6 +15,7 @@ from mmu_pipeline.catalog import Counterpart, Recipe
 from mmu_pipeline.hats import Partition, write_metadata
 from mmu_pipeline.sky import Cell
 from mmu_pipeline.stages.build import Build
+from mmu_pipeline.stages.match_table import match_schema
 from mmu_pipeline.storage import Receipt, match_folder, object_folder, partition_path
 
 
@@ -23,23 +24,22 @@ def association_folder(recipe: Recipe, survey: str) -> str:
     return f"associations/{recipe.name}/{survey}" if recipe.counterparts[1:] else match_folder(recipe.name)
 
 
-def write_parts(build: Build, cell: Cell, table: pa.Table) -> tuple[dict[str, int], dict[str, int]]:
-    """Write one part of the match table, and, if there are several counterparts, the pairs of each in it.
-
-    Gives the files with their bytes, and counterpart -> pairs. What is empty has no file: a HATS catalog lists all of its files.
-    """
-    recipe, counts = build.recipe, {}
-    parts = {partition_path(match_folder(recipe.name), cell): table}
+def catalogs(recipe: Recipe) -> dict[str, pa.Schema]:
+    """Folder and columns of the match table, and, if there are several counterparts, of the pairs of each."""
+    schema = match_schema(recipe)
+    found = {match_folder(recipe.name): schema}
     for counterpart in recipe.counterparts if recipe.counterparts[1:] else ():
-        pairs = _pairs(recipe, counterpart, table)
-        counts[counterpart.survey] = len(pairs)
-        parts[partition_path(association_folder(recipe, counterpart.survey), cell)] = pairs
-    for path, part in parts.items():
-        if len(part):
-            build.root.write_table(path, part)
-        else:
-            build.root.remove(path)
-    return {path: build.root.size(path) or 0 for path, part in parts.items() if len(part)}, counts
+        columns = ["_healpix_29", *_pair_columns(recipe, counterpart)]
+        found[association_folder(recipe, counterpart.survey)] = pa.schema([schema.field(name) for name in columns])
+    return found
+
+
+def parts_of(recipe: Recipe, table: pa.Table) -> dict[str, pa.Table]:
+    """Rows of the match table to those of each of its catalogs, by folder."""
+    parts = {match_folder(recipe.name): table}
+    for counterpart in recipe.counterparts if recipe.counterparts[1:] else ():
+        parts[association_folder(recipe, counterpart.survey)] = _pairs(recipe, counterpart, table)
+    return parts
 
 
 def _pairs(recipe: Recipe, counterpart: Counterpart, table: pa.Table) -> pa.Table:

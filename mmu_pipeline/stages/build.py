@@ -57,6 +57,8 @@ class Build:
     """Local folder where remote source files are kept."""
     batch_bytes: int = 64 * 1024**2
     """Arrays held in memory at a time by one unit."""
+    match_rows: int = 1_000_000
+    """Rows of all surveys that a match holds at a time. Where the sky holds fewer, a match unit is coarser than a cell."""
 
 
 @dataclass(frozen=True)

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from threading import Lock
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from cachetools import LRUCache, cached
 
 from mmu_pipeline.astrometry import widest_motion
 from mmu_pipeline.hats import Partition
-from mmu_pipeline.sky import CELL_ORDER, Cell, Int, pixels_at
+from mmu_pipeline.sky import CELL_ORDER, Cell, Int, overlapping, pixels_at
 from mmu_pipeline.stages.build import Build, Unit
 from mmu_pipeline.stages.scan import SKIPPED_SCHEMA, counts_of, object_schema, table_digest
 from mmu_pipeline.storage import Receipt, Root, object_folder, partition_path
 
 DUPLICATE = "duplicate object_id"
-CACHED_ROWS = 1 << 20
-"""Partitions up to this size are read whole and kept; of larger ones the rows that are asked for are read."""
 CACHED_BYTES = 128 * 1024**2
+"""Row groups of object tables that a process keeps."""
+CACHED_FOOTERS = 4096
+"""Footers of them that it keeps."""
 ORDER = [(name, "ascending") for name in ("_healpix_29", "object_id", "source_file", "source_row")]
 
 
@@ -67,27 +70,53 @@ def _without_duplicates(table: pa.Table) -> tuple[pa.Table, pa.Table]:
     return table.filter(pa.array(first)), skips.cast(SKIPPED_SCHEMA)
 
 
+@dataclass(frozen=True)
+class RowGroups:
+    """The row groups of a partition. Arrays have shape (groups,)."""
+
+    footer: pq.FileMetaData
+    first: Int
+    """Smallest `_healpix_29` of each."""
+    last: Int
+    """Largest of each."""
+    rows: Int
+
+
 def read_objects(build: Build, survey: str, partitions: Sequence[Partition], ranges: Int, columns: Sequence[str]) -> pa.Table:
-    """Rows of an object table within sorted, disjoint `_healpix_29` ranges, shape (n, 2): `_healpix_29`, then `columns`."""
+    """Rows of an object table within sorted, disjoint `_healpix_29` ranges, shape (n, 2): `_healpix_29`, then `columns`.
+
+    Row groups without any such row are not read.
+    """
     wanted = tuple(dict.fromkeys(["_healpix_29", *columns]))
     schema = object_schema(build.surveys[survey])
     found = [pa.schema([schema.field(name) for name in wanted]).empty_table()]
-    for partition in sorted(partitions, key=lambda item: item.cell.range):
-        start, stop = max(int(ranges[0, 0]), partition.cell.range[0]), min(int(ranges[-1, 1]), partition.cell.range[1])
-        if start < stop:
-            whole = partition.rows <= CACHED_ROWS
-            table = _partition(build.root, partition, wanted) if whole else _part(build.root, partition, wanted, start, stop)
-            bounds = np.searchsorted(table["_healpix_29"].to_numpy(), ranges)
-            found += [table.slice(first, last - first) for first, last in bounds[bounds[:, 0] < bounds[:, 1]].tolist()]
+    ordered = sorted((partition for partition in partitions if partition.rows), key=lambda item: item.cell.range)
+    bounds = np.array([partition.cell.range for partition in ordered], np.int64).reshape(-1, 2)
+    for partition in (ordered[place] for place in overlapping(bounds, ranges).tolist()):
+        for table in _groups(build.root, partition, wanted, ranges):
+            rows = np.searchsorted(table["_healpix_29"].to_numpy(), ranges)
+            found += [table.slice(first, last - first) for first, last in rows[rows[:, 0] < rows[:, 1]].tolist()]
     return pa.concat_tables(found)
 
 
+def _groups(root: Root, partition: Partition, columns: tuple[str, ...], ranges: Int) -> list[pa.Table]:
+    """Those row groups of a partition, in order, that may hold rows within ranges."""
+    groups = row_groups(root, partition)
+    within = np.searchsorted(ranges[:, 1], groups.first, side="right")
+    chosen = np.flatnonzero(np.append(ranges[:, 0], np.iinfo(np.int64).max)[within] <= groups.last)
+    return [_group(root, partition, columns, int(number)) for number in chosen]
+
+
+@cached(LRUCache(CACHED_FOOTERS), lock=Lock())
+def row_groups(root: Root, partition: Partition) -> RowGroups:
+    """What the footer of a partition says of its row groups; kept, since neighbours in the sky ask again."""
+    footer = root.read_footer(partition.path)
+    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+    ends = np.array([(g.column(0).statistics.min, g.column(0).statistics.max, g.num_rows) for g in groups], np.int64)
+    return RowGroups(footer, *ends.reshape(-1, 3).T)
+
+
 @cached(LRUCache(CACHED_BYTES, getsizeof=lambda table: table.nbytes), lock=Lock())
-def _partition(root: Root, partition: Partition, columns: tuple[str, ...]) -> pa.Table:
-    """Some columns of a small partition; kept a while, since its neighbours in the sky will want its margin."""
-    return root.read_table(partition.path, list(columns)).combine_chunks()
-
-
-def _part(root: Root, partition: Partition, columns: tuple[str, ...], start: int, stop: int) -> pa.Table:
-    """The rows of a large partition from one `_healpix_29` to before another."""
-    return root.read_table(partition.path, list(columns), [("_healpix_29", ">=", start), ("_healpix_29", "<", stop)])
+def _group(root: Root, partition: Partition, columns: tuple[str, ...], number: int) -> pa.Table:
+    """Some columns of a row group; kept a while, since its neighbours in the sky will want its margin."""
+    return root.read_row_group(partition.path, row_groups(root, partition).footer, number, columns).combine_chunks()

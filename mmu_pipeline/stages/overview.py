@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from mmu_pipeline.redaction import public_url
 from mmu_pipeline.stages.build import STAGES, Build, SourceFile, Unit
-from mmu_pipeline.stages.pipeline import set_aside_of, stage_receipts, units_of
+from mmu_pipeline.stages.pipeline import units_of
+from mmu_pipeline.stages.receipts import set_aside_of, stage_receipts
 from mmu_pipeline.storage import latest_path, valid_receipt
 
 

@@ -15,26 +15,16 @@ from dataclasses import replace
 import healpy as hp
 import numpy as np
 
-from mmu_pipeline.astrometry import julian_year, reach_of_motion
-from mmu_pipeline.catalog import Recipe
 from mmu_pipeline.errors import BadInput, PipelineError
-from mmu_pipeline.hats import Partition, write_metadata
-from mmu_pipeline.shards.schema import sample_members
-from mmu_pipeline.sky import CELL_ORDER, Cell
-from mmu_pipeline.stages import associations, margins, match, objects, samples, scan, shards
+from mmu_pipeline.sky import CELL_ORDER
+from mmu_pipeline.stages import margins, match, objects, samples, scan, shards
 from mmu_pipeline.stages.build import Build, Outcome, SourceFile, Unit
 from mmu_pipeline.stages.download import list_files, read_text_beside
 from mmu_pipeline.stages.listing import write_listing
-from mmu_pipeline.storage import (
-    Receipt,
-    each,
-    fingerprint,
-    object_folder,
-    partition_path,
-    read_receipt,
-    valid_receipt,
-    write_receipt,
-)
+from mmu_pipeline.stages.match_units import match_units, sample_units
+from mmu_pipeline.stages.partitions import describe_matches, describe_objects, object_partitions
+from mmu_pipeline.stages.receipts import read_receipts, stage_list, stage_receipts
+from mmu_pipeline.storage import Receipt, fingerprint, valid_receipt, write_receipt
 
 STAGE_FUNCTIONS: Mapping[str, Callable[[Unit, Build], Receipt]] = {
     "scan": scan.run,
@@ -46,8 +36,6 @@ STAGE_FUNCTIONS: Mapping[str, Callable[[Unit, Build], Receipt]] = {
 }
 FILES_PER_SCAN = 64
 """Files of one scan unit, where a survey is not cut by cell."""
-MOST_REACH_ARCSEC = 5400.0
-"""How far a margin may reach: no order-4 cell is narrower than 1.5 degrees."""
 
 
 def run_unit(unit: Unit, build: Build) -> Outcome:
@@ -96,7 +84,7 @@ def units_of(stage: str, build: Build) -> list[Unit]:
     return {
         "scan": _scan_units,
         "objects": _object_units,
-        "match": _match_units,
+        "match": match_units,
         "samples": _open_sample_units,
         "shards": shards.units,
     }[stage](build)
@@ -104,44 +92,17 @@ def units_of(stage: str, build: Build) -> list[Unit]:
 
 def finish_stage(stage: str, build: Build, outcomes: Sequence[Outcome]) -> None:
     """Write what belongs to a stage as a whole: the list of its units, catalog metadata, the plan of the shards."""
-    units = _sample_units(build) if stage == "samples" else [outcome.unit for outcome in outcomes]
+    units = sample_units(build) if stage == "samples" else [outcome.unit for outcome in outcomes]
     names = sorted(unit.name for unit in units)
-    build.root.write_json(_stage_list(build, stage), names)
+    build.root.write_json(stage_list(build, stage), names)
     if stage == "scan":
         write_listing(build, (outcome.unit for outcome in outcomes))
     elif stage == "objects":
-        receipts = stage_receipts(build, stage)
-        for name in build.surveys:
-            write_metadata(build.root, object_folder(name), name, list(_partitions(build, name, receipts).values()))
+        describe_objects(build, stage_receipts(build, stage))
     elif stage == "match":
-        done = (receipt for receipt in stage_receipts(build, stage) if receipt.status == "done")
-        associations.write_catalogs(build, {Cell(CELL_ORDER, int(r.unit.split("/")[1])): r for r in done})
+        describe_matches(build, stage_receipts(build, stage), match.match_rule(build))
     elif stage == "samples":
         shards.write_plan(build, read_receipts(build, "samples", names) if outcomes else [], units)
-
-
-def _stage_list(build: Build, stage: str) -> str:
-    return f"receipts/stages/{build.recipe.name}/{stage}.json"
-
-
-def read_receipts(build: Build, stage: str, names: Iterable[str]) -> list[Receipt]:
-    """Receipts of units that have one, in the order of their names."""
-    found = each(build.root, lambda name: read_receipt(build.root, stage, name), names)
-    return [receipt for receipt in found if receipt is not None]
-
-
-def stage_receipts(build: Build, stage: str) -> list[Receipt]:
-    """Receipts of all units of a stage, as it was last finished; none if it never was."""
-    try:
-        names = build.root.read_json(_stage_list(build, stage))
-    except FileNotFoundError:
-        return []
-    return read_receipts(build, stage, names)
-
-
-def set_aside_of(receipts: Iterable[Receipt]) -> list[dict[str, str]]:
-    """stage, unit and reason of each unit that is not whole."""
-    return [{"stage": r.stage, "unit": r.unit, "reason": r.reason} for r in receipts if r.status != "done"]
 
 
 def _scan_units(build: Build) -> list[Unit]:
@@ -239,117 +200,17 @@ def _first_cell(order: int, pixel: int) -> int:
     return pixel << shift if shift >= 0 else pixel >> -shift
 
 
-def _partitions(build: Build, name: str, receipts: Iterable[Receipt]) -> dict[int, Partition]:
-    """Partitions of a survey's object table that this build may read, by pixel, from the receipts of the objects stage."""
-    survey = build.surveys[name]
-    result = {}
-    for receipt in receipts:
-        owner, pixel = receipt.unit.split("/")
-        if owner == name and receipt.status == "done":
-            cell = Cell(survey.partition_order, int(pixel))
-            result[cell.pixel] = Partition(cell, partition_path(object_folder(name), cell), receipt.rows_out, receipt.fingerprint)
-    return result
-
-
-def _missing_cells(name: str, receipts: Iterable[Receipt]) -> set[int]:
-    """Order-4 cells of a survey cut by cell whose source could not be read, in whole or in part: from the scan's receipts."""
-    missing: set[int] = set()
-    for receipt in receipts:
-        owner, cells = receipt.unit.split("/")
-        first, _, last = cells.partition("-")
-        if receipt.status != "done" and owner == name and first.isdigit():
-            missing |= set(range(int(first), int(last or first) + 1))
-    return missing
-
-
-def _match_units(build: Build) -> list[Unit]:
-    recipe = build.recipe
-    scanned, stored = stage_receipts(build, "scan"), stage_receipts(build, "objects")
-    partitions = {name: _partitions(build, name, stored) for name in recipe.survey_names}
-    missing = {name: _missing_cells(name, scanned) for name in recipe.survey_names}
-    rows: dict[int, int] = defaultdict(int)
-    motions: dict[str, list[dict[str, float]]] = defaultdict(list)
-    for receipt in stored:
-        owner = receipt.unit.split("/")[0]
-        motions[owner].append(receipt.facts.get("motion", {}))
-        for cell, count in receipt.facts.get("cells", {}).items() if owner == recipe.primary.survey else ():
-            rows[int(cell)] += count
-    moves = {name: moves_of(recipe, name, motions) for name in recipe.survey_names}
-    counterparts = [(c.survey, c.radius_arcsec, c.pick, c.how, c.where, c.epoch) for c in recipe.counterparts]
-    rule = (recipe.primary.survey, recipe.primary.where, counterparts)
-    units = []
-    for cell in sorted(rows):
-        if build.cells is not None and cell not in build.cells:
-            continue
-        near = _with_neighbours([cell])
-        skies = tuple(
-            match.Sky(
-                name,
-                tuple(_near(partitions[name], build.surveys[name].partition_order, near)),
-                tuple(sorted(missing[name] & near)),
-                moves[name],
-            )
-            for name in recipe.survey_names
-        )
-        seen = [(sky.survey, [(p.path, p.digest) for p in sky.partitions], sky.missing, sky.moves) for sky in skies]
-        units.append(Unit("match", f"{recipe.name}/{cell}", cell, rows[cell] * 100, skies, fingerprint("match", rule, seen)))
-    return units
-
-
-def moves_of(recipe: Recipe, name: str, motions: Mapping[str, Sequence[Mapping[str, float]]]) -> tuple[tuple[str, float], ...]:
-    """How far rows of a survey may move, in arcsec, to the epochs of each match that they take part in."""
-    moves = []
-    for other in recipe.counterparts:
-        if other.epoch is None or name not in (recipe.primary.survey, other.survey):
-            continue
-        opposite = other.survey if name == recipe.primary.survey else recipe.primary.survey
-        far = reach_of_motion(motions[name], motions[opposite], julian_year(other.epoch))
-        if other.radius_arcsec + far > MOST_REACH_ARCSEC:
-            raise BadInput(f"the survey {name!r} moves too far to {other.epoch}: its margin would be wider than a cell",
-                           moves_arcsec=round(far, 1), hint="choose an epoch nearer to that of the surveys")  # fmt: skip
-        moves.append((other.survey, far))
-    return tuple(moves)
-
-
 def margin_units(build: Build, arcsec: float | None = None) -> list[Unit]:
     """What writing the margin catalogs of a recipe's counterparts must do, as wide as its matches reach or as it is said."""
     stored, matched = stage_receipts(build, "objects"), stage_receipts(build, "match")
     units = []
     for name in build.recipe.survey_names[1:]:
-        partitions = list(_partitions(build, name, stored).values())
+        partitions = list(object_partitions(build, name, stored))
         units += margins.margin_units(name, partitions, arcsec or margins.reach_of(matched, name))
     return units
 
 
-def _near(partitions: Mapping[int, Partition], order: int, cells: Iterable[int]) -> list[Partition]:
-    """Partitions that overlap some order-4 cells, in NESTED order."""
-    if order <= CELL_ORDER:
-        pixels = {cell >> 2 * (CELL_ORDER - order) for cell in cells}
-        return [partitions[pixel] for pixel in sorted(pixels & partitions.keys())]
-    wanted = set(cells)
-    return [part for pixel, part in sorted(partitions.items()) if pixel >> 2 * (order - CELL_ORDER) in wanted]
-
-
 def _open_sample_units(build: Build) -> list[Unit]:
     """Sample units, unless the version that they give is published: their pieces may be gone by then."""
-    units = _sample_units(build)
+    units = sample_units(build)
     return [] if shards.is_published(build, units) else units
-
-
-def _sample_units(build: Build) -> list[Unit]:
-    recipe, rule = build.recipe, build.recipe.shards
-    by_cell = {unit.name: unit for unit in _match_units(build)}
-    chosen = [(s.survey, s.members, s.columns, build.sources[s.survey].form, build.surveys[s.survey]) for s in recipe.selections]
-    weights: dict[str, int] = defaultdict(int)
-    for member in sample_members(recipe, build.surveys):
-        weights[member.survey] += member.field.nominal_bytes
-    units = []
-    for receipt in stage_receipts(build, "match"):
-        if receipt.status != "done" or not receipt.rows_out:
-            continue
-        unit = by_cell[receipt.unit]
-        matched = {recipe.primary.survey: receipt.rows_out, **receipt.facts["matched"]}
-        weight = sum(weights[name] * count for name, count in matched.items())
-        print_of = fingerprint("samples", chosen, recipe.split, rule.seed, rule.dtype, unit.fingerprint, receipt.facts["digest"])
-        units.append(replace(unit, stage="samples", weight=weight, fingerprint=print_of))
-    return units

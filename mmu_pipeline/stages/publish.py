@@ -11,7 +11,7 @@ from mmu_pipeline.shards.index import write_index
 from mmu_pipeline.shards.manifest import MANIFEST_PATH, Account, Provenance, manifest_of
 from mmu_pipeline.shards.narrow import add_losses
 from mmu_pipeline.stages.build import STAGES, Build
-from mmu_pipeline.stages.pipeline import set_aside_of, stage_receipts
+from mmu_pipeline.stages.receipts import set_aside_of, stage_receipts
 from mmu_pipeline.stages.seal import point_to, seal, shard_files
 from mmu_pipeline.stages.shards import aside_folder, plan_of, plan_path
 from mmu_pipeline.storage import Receipt, latest_path, shard_folder

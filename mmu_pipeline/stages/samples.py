@@ -27,12 +27,13 @@ from mmu_pipeline.sky import CELL_ORDER, Cell, Int, margin_ranges
 from mmu_pipeline.stages.access import Access
 from mmu_pipeline.stages.build import Build, Unit
 from mmu_pipeline.stages.listing import listed_files
-from mmu_pipeline.stages.match import Sky, reach
+from mmu_pipeline.stages.match import block_of
 from mmu_pipeline.stages.objects import read_objects
+from mmu_pipeline.stages.skies import Sky, reach
 from mmu_pipeline.storage import Receipt, match_folder, partition_path
 
 GUARDED = "within guard_arcsec of another split"
-PAIR = ("separation_arcsec", "rank", "n_candidates")
+PAIR = ("separation_arcsec", "rank", "n_candidates", "crosses_border")
 
 
 def run(unit: Unit, build: Build) -> Receipt:
@@ -41,7 +42,10 @@ def run(unit: Unit, build: Build) -> Receipt:
     Arrays are read, normalised and written a batch at a time: `build.batch_bytes` of them are held, whatever the cell holds.
     """
     recipe, cell = build.recipe, Cell(CELL_ORDER, int(unit.name.split("/")[1]))
-    matches = build.root.read_table(partition_path(match_folder(recipe.name), cell))
+    block = next(block_of(name) for name in unit.inputs if isinstance(name, str))
+    start, stop = cell.range
+    within = [("_healpix_29", ">=", start), ("_healpix_29", "<", stop)]
+    matches = build.root.read_table(partition_path(match_folder(recipe.name), block), filters=within)
     total = len(matches)
     if recipe.split.guard_arcsec > 0:
         near = near_other_split(matches["ra"].to_numpy(), matches["dec"].to_numpy(), recipe.split)

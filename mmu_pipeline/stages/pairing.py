@@ -1,0 +1,74 @@
+"""Rows of a primary and of one counterpart to their pairs: by position, each at the epoch that the recipe asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from mmu_pipeline.astrometry import at_epoch, epochs, julian_year
+from mmu_pipeline.candidates import Positions
+from mmu_pipeline.catalog import Counterpart
+from mmu_pipeline.matching import Pairs, Refinement, match
+from mmu_pipeline.sky import Float, Int, unit_vectors
+from mmu_pipeline.stages.build import Build
+from mmu_pipeline.stages.skies import Sky, wide
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a match: a survey, and those of its rows that take part, in `_healpix_29` order."""
+
+    sky: Sky
+    rows: pa.Table
+
+
+def pairs_by_position(build: Build, primary: Side, other: Side, counterpart: Counterpart) -> Pairs:
+    """The matches of a counterpart with every row of the primary."""
+    return match(
+        _positions(build, primary, counterpart),
+        _positions(build, other, counterpart),
+        wide(counterpart, primary.sky, other.sky),
+        "best" if counterpart.best else counterpart.pick,  # type: ignore[arg-type]
+        _preference(other.rows, counterpart),
+        _refinement(build, primary, other, counterpart),
+    )
+
+
+def _positions(build: Build, side: Side, counterpart: Counterpart) -> Positions:
+    rows, survey = side.rows, build.surveys[side.sky.survey]
+    if counterpart.epoch is not None and survey.motion is not None:
+        return Positions(*at_epoch(rows, survey, julian_year(counterpart.epoch)), rows["object_id"])
+    return Positions(rows["ra"].to_numpy(), rows["dec"].to_numpy(), rows["object_id"], rows["_healpix_29"].to_numpy())
+
+
+def _refinement(build: Build, primary: Side, other: Side, counterpart: Counterpart) -> Refinement | None:
+    """Where one survey alone has motions, each of its rows is moved to the very epoch of the row that it is compared with."""
+    if counterpart.epoch is None:
+        return None
+    tables = [side.rows for side in (primary, other)]
+    surveys = [build.surveys[side.sky.survey] for side in (primary, other)]
+    moving = [survey.motion is not None for survey in surveys]
+    if sum(moving) != 1 or surveys[moving.index(False)].epoch is None:
+        return None
+    side, still = moving.index(True), moving.index(False)
+    years = epochs(tables[still], surveys[still])
+    years = np.where(np.isfinite(years), years, julian_year(counterpart.epoch))
+    fixed = unit_vectors(tables[still]["ra"].to_numpy(), tables[still]["dec"].to_numpy())
+
+    def pair_chord(i: Int, j: Int) -> Float:
+        rows = (i, j)
+        moved = at_epoch(tables[side].take(pa.array(rows[side])), surveys[side], years[rows[still]])
+        return np.asarray(np.linalg.norm(unit_vectors(*moved) - fixed[rows[still]], axis=1))
+
+    return Refinement(primary.sky.move(counterpart) + other.sky.move(counterpart), pair_chord)
+
+
+def _preference(rows: pa.Table, counterpart: Counterpart) -> Float | None:
+    """What `best` minimises, shape (n,), NaN where it is not known."""
+    if counterpart.best is None:
+        return None
+    column, ascending = counterpart.best
+    values = rows[column].cast(pa.float64()).to_numpy()
+    return np.asarray(values if ascending else -values)
