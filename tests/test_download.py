@@ -13,7 +13,7 @@ from mmu_pipeline.errors import BadInput, BrokenSource, Unreachable
 from mmu_pipeline.readers.companions import companion, find_companion
 from mmu_pipeline.simulate.serve import Busy, CutShort, serving
 from mmu_pipeline.stages.build import SourceFile
-from mmu_pipeline.stages.download import detect_form, fetched, list_files, reading
+from mmu_pipeline.stages.download import companion_versions, detect_form, fetched, list_files, reading
 
 CELLS = Form(reader="mmu_v1", files=("healpix=*/*.hdf5", "healpix=*/*.h5"), cut_by_cell=True)
 FLAT = Form(reader="snana", files=("*.txt",))
@@ -73,6 +73,28 @@ def test_companions_of_a_file_come_with_it(tmp_path: Path) -> None:
                         companion(form, "redrock", path)
                 else:
                     assert found.read_text() == "redshifts/redrock-1.fits"
+
+
+def test_versions_of_companions_are_listed_here_and_at_a_distance(tmp_path: Path) -> None:
+    for name in ("spectra/coadd-1.fits", "redshifts/redrock-1.fits", "spectra/coadd-2.fits", "all.fits"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    companions = {"redrock": ("coadd-", "../redshifts/redrock-"), "catalog": ("*", "../all.fits"), "none": ("*", "../x/y")}
+    form = Form(reader="x", files=("*/coadd-*",), companions=companions)
+
+    def versions(place: str) -> dict[str, list[tuple[str, int | None, str]]]:
+        return companion_versions(form, list_files(form, place))
+
+    with serving(tmp_path) as server:
+        for place in (str(tmp_path), server.url):
+            before = versions(place)
+            assert {name: [found[:2] for found in listed] for name, listed in before.items()} == {
+                "spectra/coadd-1.fits": [("redrock", 24), ("catalog", 8)], "spectra/coadd-2.fits": [("catalog", 8)],
+            }  # fmt: skip
+            (tmp_path / "redshifts/redrock-1.fits").write_text("REDSHIFTS/redrock-1.fits")
+            after = versions(place)
+            assert before["spectra/coadd-1.fits"][0] != after["spectra/coadd-1.fits"][0]
+            assert before["spectra/coadd-2.fits"] == after["spectra/coadd-2.fits"]
 
 
 def test_the_same_listing_over_http_with_sizes_and_tags(place: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +105,18 @@ def test_coadds_and_their_redshifts_are_fetched_together(real_data: Path, tmp_pa
     assert all(row["desi_z"] is not None for row in index)
     members = [f"desi.{field.name}" for field in load_surveys()["desi"].members] + ["json"]
     assert {len(array(folder, row, members, "desi.flux")) for row in index} == {7781}
+
+
+def test_a_changed_companion_is_noticed(real_data: Path, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    shutil.copytree(real_data / "raw/desi/fastspecfit", place, copy_function=shutil.copyfile)
+    build, _, _ = built(tmp_path / "build", str(place))
+    assert all(run_unit(unit, build).status == "reused" for unit in units_of("scan", build))
+    redrock = next(place.rglob("redrock-*"))
+    os.utime(redrock, ns=(0, redrock.stat().st_mtime_ns + 1000))
+    before = {unit.name: unit.fingerprint for unit in units_of("scan", build)}
+    redrock.unlink()
+    after = {unit.name: unit.fingerprint for unit in units_of("scan", build)}
+    known = {receipt.unit: receipt.fingerprint for receipt in stage_receipts(build, "scan")}
+    assert known.keys() == before.keys() == after.keys()
+    assert len({known["desi/all-0000"], before["desi/all-0000"], after["desi/all-0000"]}) == 3

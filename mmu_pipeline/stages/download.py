@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
@@ -198,18 +198,60 @@ def reading(file: SourceFile, form: Form, cache: str) -> Iterator[Path]:
             raise
 
 
-def _bring_companion(file: SourceFile, form: Form, role: str, folder: Path, cache: str, held: ExitStack) -> None:
-    """Put a companion of a remote file beside its copy; one that is not there is left out."""
+def companion_versions(form: Form, files: Sequence[SourceFile]) -> dict[str, list[tuple[str, int | None, str]]]:
+    """Path of each file -> role, size and tag of those of its companions that are there. Raises Unreachable."""
+    urls = {
+        (file.relative, role): _companion_url(file, form, role)
+        for file in files
+        for role in form.companions
+        if file.state == "listed"
+    }
+    with ThreadPoolExecutor(LISTING_THREADS) as pool:
+        folders = sorted({url.rpartition("/")[0] for url in urls.values()})
+        there = {name for found in pool.map(_names_in, folders) for name in found}
+        wanted = sorted({url for url in urls.values() if url in there})
+        known = dict(zip(wanted, pool.map(_version, wanted), strict=True))
+    found: dict[str, list[tuple[str, int | None, str]]] = {}
+    for (relative, role), url in urls.items():
+        if url in known:
+            found.setdefault(relative, []).append((role, *known[url]))
+    return found
+
+
+def _names_in(folder: str) -> list[str]:
+    """URLs of what a folder holds; none where it is not there."""
+    fs, path = filesystem(folder)
+    fs.invalidate_cache()
+    try:
+        entries = retried(lambda: fs.ls(path, detail=True), folder, answers=(FileNotFoundError,))
+        return [f"{folder}/{_base_name(entry)}" for entry in entries]
+    except FileNotFoundError:
+        return []
+
+
+def _version(url: str) -> tuple[int | None, str]:
+    fs, path = filesystem(url)
+    info = retried(lambda: fs.info(path), url)
+    return info.get("size"), tag_of(info)
+
+
+def _companion_url(file: SourceFile, form: Form, role: str) -> str:
     beside = companion_name(form, role, file.name)
     place = file.urls[0].rsplit("/", 1)[0]
     while beside.startswith("../"):
         place, beside = place.rsplit("/", 1)[0], beside.removeprefix("../")
-    fs, path = filesystem(f"{place}/{beside}")
+    return f"{place}/{beside}"
+
+
+def _bring_companion(file: SourceFile, form: Form, role: str, folder: Path, cache: str, held: ExitStack) -> None:
+    """Put a companion of a remote file beside its copy; one that is not there is left out."""
+    url = _companion_url(file, form, role)
+    fs, path = filesystem(url)
     try:
-        info = retried(lambda: fs.info(path), f"{place}/{beside}", answers=(FileNotFoundError,))
+        info = retried(lambda: fs.info(path), url, answers=(FileNotFoundError,))
     except FileNotFoundError:
         return
-    companion = SourceFile(beside, (f"{place}/{beside}",), info.get("size"), tag_of(info))
+    companion = SourceFile(url.rsplit("/", 1)[1], (url,), info.get("size"), tag_of(info))
     copy = held.enter_context(kept(companion, cache))
     aside = folder / f"{companion.name}.{uuid.uuid4().hex[:8]}"
     os.link(copy, aside)

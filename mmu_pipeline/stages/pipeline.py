@@ -19,7 +19,7 @@ from mmu_pipeline.errors import BadInput, PipelineError
 from mmu_pipeline.sky import CELL_ORDER
 from mmu_pipeline.stages import margins, match, objects, samples, scan, shards
 from mmu_pipeline.stages.build import Build, Outcome, SourceFile, Unit
-from mmu_pipeline.stages.download import list_files, read_text_beside
+from mmu_pipeline.stages.download import companion_versions, list_files, read_text_beside
 from mmu_pipeline.stages.listing import write_listing
 from mmu_pipeline.stages.match_units import match_units, sample_units
 from mmu_pipeline.stages.partitions import describe_matches, describe_objects, object_partitions
@@ -116,11 +116,12 @@ def _scan_units(build: Build) -> list[Unit]:
         files = (
             primary_files if name == build.recipe.primary.survey else _listed(build, name, _wanted_cells(build, name, footprint))
         )
+        beside = companion_versions(form, files) if form.companions else {}
         groups: dict[str, list[SourceFile]] = defaultdict(list)
         for number, file in enumerate(files):
             groups[_cell_name(file) if form.cut_by_cell else f"all-{number // FILES_PER_SCAN:04d}"].append(file)
         for key, group in groups.items():
-            listing = [(file.relative, file.size, file.tag, file.sha256, file.state) for file in group]
+            listing = [(file.relative, file.size, file.tag, file.sha256, file.state, beside.get(file.relative)) for file in group]
             first = group[0].cells[0] if group[0].cells else None
             units.append(
                 Unit("scan", f"{name}/{key}", first, sum(file.size or 1 for file in group), tuple(group),
