@@ -102,8 +102,8 @@ class Root:
         """The footer of a Parquet artefact, for those who choose its row groups."""
         return self._ask(lambda: self._parquet(relative, None, lambda file: file.metadata))
 
-    def read_row_group(self, relative: str, footer: pq.FileMetaData, number: int, columns: Sequence[str]) -> pa.Table:
-        """Some columns of one row group of a Parquet artefact whose footer is known."""
+    def read_row_group(self, relative: str, footer: pq.FileMetaData | None, number: int, columns: Sequence[str]) -> pa.Table:
+        """Some columns of one row group of a Parquet artefact; its footer is read if it is not given."""
         return self._ask(
             lambda: self._parquet(relative, footer, lambda file: file.read_row_group(number, list(columns), use_threads=False))
         )

@@ -121,9 +121,13 @@ def match_pixel(build: Build, cell: Cell, skies: dict[str, Sky]) -> Strip:
         ranges = margin_ranges(cell, reach(counterpart, primary, sky))
         rows = select(rows_of(build, sky, ranges, counterpart.where, counterpart), counterpart.where).combine_chunks()
         pairs = pairs_by_position(build, Side(primary, around), Side(sky, rows), counterpart)
-        before = len(np.unique(output["primary"]))
+        before = _distinct(output["primary"])
         output = joined(output, counterpart.survey, pairs, counterpart.how, len(around))
-        without = before - len(np.unique(output["primary"]))
+        without = before - _distinct(output["primary"])
         lost[f"no {counterpart.survey} within {counterpart.radius_arcsec:g} arcsec"] = without
         found[counterpart.survey] = rows, pairs
-    return Strip(compose(recipe, around, found, output), len(np.unique(output["primary"])), total, lost)
+    return Strip(compose(recipe, around, found, output), _distinct(output["primary"]), total, lost)
+
+
+def _distinct(ascending: Int) -> int:
+    return int(np.count_nonzero(np.diff(ascending, prepend=-1)))

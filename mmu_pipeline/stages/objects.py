@@ -17,7 +17,7 @@ from mmu_pipeline.hats import Partition
 from mmu_pipeline.sky import CELL_ORDER, Cell, Int, overlapping, pixels_at
 from mmu_pipeline.stages.build import Build, Unit
 from mmu_pipeline.stages.scan import SKIPPED_SCHEMA, counts_of, object_schema, table_digest
-from mmu_pipeline.storage import Receipt, Root, object_folder, partition_path
+from mmu_pipeline.storage import ROW_GROUP, Receipt, Root, object_folder, partition_path
 
 DUPLICATE = "duplicate object_id"
 CACHED_BYTES = 128 * 1024**2
@@ -74,7 +74,8 @@ def _without_duplicates(table: pa.Table) -> tuple[pa.Table, pa.Table]:
 class RowGroups:
     """The row groups of a partition. Arrays have shape (groups,)."""
 
-    footer: pq.FileMetaData
+    footer: pq.FileMetaData | None
+    """None if it was not read."""
     first: Int
     """Smallest `_healpix_29` of each."""
     last: Int
@@ -107,13 +108,21 @@ def _groups(root: Root, partition: Partition, columns: tuple[str, ...], ranges: 
     return [_group(root, partition, columns, int(number)) for number in chosen]
 
 
-@cached(LRUCache(CACHED_FOOTERS), lock=Lock())
 def row_groups(root: Root, partition: Partition) -> RowGroups:
-    """What the footer of a partition says of its row groups; kept, since neighbours in the sky ask again."""
+    """The row groups of a partition. A small one has a single group, which may lie anywhere in its pixel."""
+    if partition.rows <= ROW_GROUP:
+        start, stop = partition.cell.range
+        return RowGroups(None, np.array([start]), np.array([stop - 1]), np.array([partition.rows]))
+    return _row_groups(root, partition)
+
+
+@cached(LRUCache(CACHED_FOOTERS), lock=Lock())
+def _row_groups(root: Root, partition: Partition) -> RowGroups:
+    """What the footer of a partition says of them; kept, since neighbours in the sky ask again."""
     footer = root.read_footer(partition.path)
     groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
     ends = np.array([(g.column(0).statistics.min, g.column(0).statistics.max, g.num_rows) for g in groups], np.int64)
-    return RowGroups(footer, *ends.reshape(-1, 3).T)
+    return RowGroups(footer, *ends.T)
 
 
 @cached(LRUCache(CACHED_BYTES, getsizeof=lambda table: table.nbytes), lock=Lock())

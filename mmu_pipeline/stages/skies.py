@@ -13,7 +13,7 @@ from mmu_pipeline.astrometry import motion_columns
 from mmu_pipeline.catalog import Counterpart
 from mmu_pipeline.expressions import columns_of
 from mmu_pipeline.hats import Partition
-from mmu_pipeline.sky import CELL_ORDER, Bool, Cell, Float, Int, in_ranges, margin_ranges, overlapping
+from mmu_pipeline.sky import CELL_ORDER, Bool, Cell, Int, in_ranges, margin_ranges, overlapping
 from mmu_pipeline.stages.build import Build
 from mmu_pipeline.stages.objects import read_objects, row_groups
 
@@ -96,6 +96,6 @@ def rows_within(build: Build, skies: Iterable[Sky], cell: Cell) -> float:
         for partition in sky.partitions:
             if partition.cell.range[0] < stop and start < partition.cell.range[1]:
                 groups = row_groups(build.root, partition)
-                shared: Float = np.minimum(groups.last + 1, stop) - np.maximum(groups.first, start)
-                total += float((groups.rows * np.maximum(shared, 0) / (groups.last + 1 - groups.first)).sum())
+                shared = np.maximum(np.minimum(groups.last + 1, stop) - np.maximum(groups.first, start), 0)
+                total += float((shared / (groups.last + 1 - groups.first) * groups.rows).sum())
     return total
