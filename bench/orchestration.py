@@ -28,7 +28,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mmu_pipeline.catalog import Recipe, Selection
-from mmu_pipeline.cluster import open_client, run_units
+from mmu_pipeline.client import open_client
+from mmu_pipeline.cluster import run_units
 from mmu_pipeline.stages.build import Build, Outcome, Unit
 from mmu_pipeline.storage import Receipt, Root
 

@@ -31,7 +31,8 @@ from prefect.utilities.annotations import quote
 
 from flows.one_at_a_time import one_at_a_time
 from flows.parameters import BatchUnits, Cells, ClusterName, Cone, Seconds, Text
-from mmu_pipeline.cluster import BATCH_UNITS, ClusterLost, Patience, open_client, run_units
+from mmu_pipeline.client import open_client, patience_at
+from mmu_pipeline.cluster import BATCH_UNITS, ClusterLost, Patience, run_units
 from mmu_pipeline.journal import Journal
 from mmu_pipeline.leases import writing_alone
 from mmu_pipeline.log import log_stage
@@ -263,7 +264,7 @@ def build(
         claim_root(plan, replace)
         watch = stack.enter_context(watching(name, journal, quiet=quiet, metrics=metrics))
         open_once = lru_cache(lambda: _open(stack, cluster, plan))
-        patience = Patience(without_outcome=patience_s)
+        patience = patience_at(cluster, patience_s)
         stages: tuple[Tally, ...] = ()
         for stage in STAGES:
             still_ours()

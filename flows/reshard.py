@@ -14,7 +14,8 @@ from prefect.utilities.annotations import quote
 
 from flows.one_at_a_time import one_at_a_time
 from flows.parameters import ClusterName, Seconds, Text, Urls
-from mmu_pipeline.cluster import ClusterLost, Patience, open_client, run_units
+from mmu_pipeline.client import open_client, patience_at
+from mmu_pipeline.cluster import ClusterLost, run_units
 from mmu_pipeline.leases import writing_alone
 from mmu_pipeline.progress import Tally, shown
 from mmu_pipeline.shards.opened import reading_version
@@ -92,7 +93,7 @@ def reshard(
         still_ours = stack.enter_context(writing_alone(job.out, WRITERS, "versions of this set"))
         for parent in job.parents:
             stack.enter_context(reading_version(parent.folder))
-        tally = copy_shards(quote((job, cluster, Patience(without_outcome=patience_s), quiet)))
+        tally = copy_shards(quote((job, cluster, patience_at(cluster, patience_s), quiet)))
         still_ours()
         published = verify_and_publish(quote(job))
     return ReshardResult(**asdict(published), shards=tally, seconds=round(time.monotonic() - start, 2))

@@ -61,7 +61,7 @@ Cache = Annotated[str | None, typer.Option("--cache", help="Local folder where r
 Replace = Annotated[bool, typer.Option("--replace", help="Build over what the root holds of another recipe of this name.")]
 Shards = Annotated[str, typer.Argument(metavar="SHARDS", help="Folder or URL of a shard set.")]
 Cluster = Annotated[
-    str, typer.Option("--cluster", help="local, local:N for N processes, or tcp://host:port of a Dask scheduler.")
+    str, typer.Option("--cluster", help="local, local:N processes, tcp://host:port of a Dask scheduler, slurm:profile.yaml.")
 ]
 Metrics = Annotated[
     str | None, typer.Option(metavar="HOST:PORT", help="Serve Prometheus metrics while it runs; a port alone is of loopback.")
@@ -209,7 +209,8 @@ def margins(
     """Write margin catalogs of a recipe's counterparts, with which LSDB joins across the borders of partitions."""
     from contextlib import nullcontext
 
-    from mmu_pipeline.cluster import open_client, run_units
+    from mmu_pipeline.client import open_client
+    from mmu_pipeline.cluster import run_units
     from mmu_pipeline.stages.margins import finish
     from mmu_pipeline.stages.pipeline import margin_units, run_unit
     from mmu_pipeline.stages.receipts import set_aside_of

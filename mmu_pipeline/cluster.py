@@ -1,28 +1,23 @@
-"""A word -> a Dask client; units -> their outcomes: batches in a bounded window, a worker's death put down to the guilty unit."""
+"""Units -> their outcomes on a Dask client: batches in a bounded window, a worker's death put down to the guilty unit."""
 
 from __future__ import annotations
 
-import logging
-import re
-import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from queue import Empty, SimpleQueue
-from threading import Lock, current_thread, main_thread
+from threading import Lock
 from typing import Any
 from uuid import uuid4
 
-import dask
-from dask.system import CPU_COUNT
-from distributed import Client, Future, KilledWorker, Nanny, Scheduler, SpecCluster, Worker
+from cachetools import TTLCache, cached
+from distributed import Client, Future, KilledWorker
 from distributed.client import FutureCancelledError
 
-import mmu_pipeline
-from mmu_pipeline.errors import BadInput, PipelineError
+from mmu_pipeline.errors import PipelineError
 from mmu_pipeline.stages.build import Build, Outcome, Unit
 from mmu_pipeline.storage import Receipt, write_receipt
 
@@ -32,12 +27,12 @@ BATCH_BYTES = 64 * 1024**2
 """Weight past which a Dask task takes no further unit."""
 TASKS_PER_THREAD = 2
 """Dask tasks submitted and not finished, per worker thread. It bounds the memory of scheduler and driver."""
-CONFIG = {
-    # A death is charged to every task that waits on the dead worker: hold few there, charge at once, find the guilty one here.
-    "distributed.scheduler.worker-saturation": 1.0,
-    "distributed.scheduler.allowed-failures": 0,
-    "distributed.comm.timeouts.connect": "5s",
-}
+RESOURCES = {"scan": "download", "samples": "download", "shards": "write", "reshard": "write"}
+"""By stage, the resource of which a batch takes one from its worker, where workers offer it (`dask worker --resources`)."""
+HEAVY = "heavy"
+"""The resource that a batch above BATCH_BYTES takes besides."""
+OFFERS_FOR_S = 10.0
+"""How long the resources that workers offer are taken for known."""
 _ALONE = Lock()
 """Held while a suspect runs with no other suspect on the cluster."""
 
@@ -52,83 +47,6 @@ class Patience:
 
     without_worker: float = 120.0
     without_outcome: float = 3600.0
-
-
-@contextmanager
-def open_client(spec: str) -> Iterator[Client]:
-    """A client of `local` (threads of this process), `local:N` (N worker processes) or a scheduler at `tcp://` or `tls://`.
-
-    What is started here listens on loopback only and ends with the block. Raises BadInput for another word, for an address where
-    no scheduler answers, and for workers that run another version of this code.
-    """
-    local = re.fullmatch(r"local(?::([1-9]\d{0,3}))?", spec)
-    if not local and not re.fullmatch(r"(tcp|tls)://\S+:\d+", spec):
-        raise BadInput(
-            f"no such cluster: {spec!r}", hint="local, local:N for N worker processes, or tcp://host:port of a scheduler"
-        )
-    with (
-        dask.config.set(CONFIG),
-        _local_cluster(int(local[1] or 0)) if local else nullcontext(spec) as place,
-        _connect(place) as client,
-    ):
-        if not local:
-            _check_versions(client)
-        yield client
-
-
-def _local_cluster(processes: int) -> SpecCluster:
-    place = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
-    if processes:
-        place |= {"protocol": "tcp://", "host": "127.0.0.1"}
-        worker = {"cls": Nanny, "options": {**place, "nthreads": 1, "silence_logs": logging.CRITICAL}}
-    else:
-        place |= {"protocol": "inproc://"}
-        worker = {"cls": Worker, "options": {**place, "nthreads": CPU_COUNT, "memory_limit": 0}}
-    scheduler = {"cls": Scheduler, "options": place}
-    with _leaving_interrupts_to_us():
-        return SpecCluster(
-            workers=dict.fromkeys(range(processes or 1), worker), scheduler=scheduler, silence_logs=logging.CRITICAL
-        )
-
-
-@contextmanager
-def _leaving_interrupts_to_us() -> Iterator[None]:
-    """Processes that start within the block ignore Ctrl-C: this one hears it too, and ends them in order."""
-    if current_thread() is not main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _connect(place: str | SpecCluster) -> Client:
-    try:
-        return Client(place, timeout="5s", set_as_default=False)
-    except OSError as error:
-        raise BadInput(
-            "no Dask scheduler answers", cluster=place, reason=str(error), hint="start one, or build with --cluster local"
-        ) from error
-
-
-def _version() -> str:
-    return mmu_pipeline.__version__
-
-
-def _check_versions(client: Client) -> None:
-    try:
-        versions: dict[str, str] = client.run(_version)
-    except ModuleNotFoundError as error:
-        raise BadInput("the workers lack this package", cluster=client.scheduler.address, reason=str(error)) from error
-    for worker, version in versions.items():
-        if version != _version():
-            raise BadInput(
-                f"a worker runs mmu_pipeline {version}, this is {_version()}",
-                worker=worker,
-                hint="install one version on both",
-            )
 
 
 def threads(client: Client) -> int:
@@ -153,6 +71,21 @@ def batches(units: Iterable[Unit], most_units: int, most_bytes: int = BATCH_BYTE
         weight += unit.weight
     if batch:
         yield tuple(batch)
+
+
+@cached(TTLCache(maxsize=8, ttl=OFFERS_FOR_S), key=lambda client: client.id, lock=Lock())
+def offers(client: Client) -> frozenset[frozenset[str]]:
+    """Names of the resources that workers offer, of each kind of worker there is."""
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    return frozenset(frozenset(worker["resources"]) for worker in workers)
+
+
+def required(batch: Sequence[Unit], offered: Collection[frozenset[str]]) -> dict[str, int]:
+    """What a batch takes from its worker while it runs: of the resources that fit it, the most that one kind of worker offers."""
+    fitting = {RESOURCES.get(batch[0].stage, "")} | ({HEAVY} if sum(unit.weight for unit in batch) > BATCH_BYTES else set())
+    found: list[set[str]] = [fitting & names for names in offered]
+    best = max(found, key=lambda names: (len(names), sorted(names)), default=set())
+    return dict.fromkeys(sorted(best), 1)
 
 
 def run_units(
@@ -209,7 +142,8 @@ def _drive(
         while True:
             window = max(1, per_thread * threads(client))
             for batch in islice(waiting, max(0, window - len(running))):
-                future = client.submit(call, batch, key=f"{batch[0].stage}-{uuid4()}")
+                takes = required(batch, offers(client))
+                future = client.submit(call, batch, key=f"{batch[0].stage}-{uuid4()}", resources=takes or None)
                 running[future.key] = future, batch
                 future.add_done_callback(finished.put)
             tell(sum(len(batch) for _, batch in running.values()))

@@ -9,15 +9,18 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 
 import psutil
 import pytest
+from distributed import get_worker
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mmu_pipeline.catalog import Recipe, Selection
-from mmu_pipeline.cluster import ClusterLost, Patience, batches, open_client, run_units
+from mmu_pipeline.client import open_client
+from mmu_pipeline.cluster import BATCH_BYTES, ClusterLost, Patience, batches, required, run_units
 from mmu_pipeline.errors import BadInput, PipelineError
 from mmu_pipeline.stages.build import Build, Outcome, Unit
 from mmu_pipeline.storage import Receipt, Root, read_receipt
@@ -169,10 +172,68 @@ def test_no_outcome_names_the_units_that_are_in_flight(tmp_path: Path, two_worke
     assert caught.value.where["units"] == "hsc/1104"
 
 
-@pytest.mark.parametrize("spec", ["", "locally", "local:0", "local:-1", "local:x", "http://host:80", "tcp://host"])
+@pytest.mark.parametrize(
+    "spec",
+    ["", "locally", "local:0", "local:-1", "local:x", "local:2:many", "http://host:80", "tcp://host", "slurm:", "cloud:a.yaml"],
+)
 def test_another_word_for_a_cluster_is_refused(spec: str) -> None:
     with pytest.raises(BadInput, match="no such cluster"), open_client(spec):
         pass
+
+
+def test_a_batch_takes_the_resources_that_fit_it_and_that_workers_offer() -> None:
+    light, heavy = Unit("scan", "a"), Unit("scan", "b", weight=BATCH_BYTES + 1)
+    every = frozenset({"download", "write", "heavy"})
+    assert required([light], [every]) == {"download": 1}
+    assert required([heavy], [every]) == {"download": 1, "heavy": 1}
+    assert required([heavy], [frozenset(), frozenset({"download"})]) == {"download": 1}  # no one worker has both
+    assert required([Unit("shards", "c")], [every]) == {"write": 1}
+    assert required([Unit("match", "d")], [every]) == {}
+    assert required([heavy], []) == required([heavy], [frozenset()]) == {}
+
+
+def most_at_once(path: Path) -> int:
+    """Of lines `1` and `-1`, one for each begin and end, the highest sum."""
+    return max(accumulate(map(int, path.read_text().split())))
+
+
+def slowly(unit: Unit, build: Build) -> Outcome:
+    path = Path(build.root.path(f"{unit.stage}.log"))
+    for change in (1, -1):
+        with path.open("a") as log:
+            log.write(f"{change}\n")
+        time.sleep(0.05)
+    return outcome(unit)
+
+
+def test_stages_are_bounded_apart_by_what_workers_offer(tmp_path: Path) -> None:
+    """Four threads, of which one may download and two may write; matching is not bounded."""
+    with scheduler_alone() as (address, _):
+        asked = ["--nthreads", "4", "--nworkers", "1", "--no-nanny", "--no-dashboard", "--host", "127.0.0.1"]
+        command = [sys.executable, "-m", "distributed.cli.dask_worker", address, *asked, "--resources", "download=1 write=2"]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+        worker = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)
+        try:
+            with open_client(address) as client:
+                client.wait_for_workers(1, timeout=60)
+                for stage in ("scan", "shards", "match"):
+                    units = [Unit(stage=stage, name=str(number)) for number in range(12)]
+                    assert len(list(run_units(client, slowly, build_at(tmp_path), units, batch_units=1))) == 12
+        finally:
+            worker.terminate()
+            worker.wait(30)
+    assert most_at_once(tmp_path / "scan.log") == 1
+    assert most_at_once(tmp_path / "shards.log") == 2
+    assert most_at_once(tmp_path / "match.log") > 2
+
+
+def memory_limit() -> int:
+    return int(get_worker().memory_manager.memory_limit)
+
+
+def test_the_memory_of_local_workers_can_be_limited() -> None:
+    with open_client("local:1:600MB") as client:
+        assert client.submit(memory_limit, pure=False).result(timeout=60) == 600_000_000
 
 
 def test_an_address_where_nothing_listens_is_refused() -> None:
