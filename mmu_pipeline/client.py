@@ -29,6 +29,8 @@ CONFIG = {
     "distributed.scheduler.worker-saturation": 1.0,
     "distributed.scheduler.allowed-failures": 0,
     "distributed.comm.timeouts.connect": "5s",
+    # A local cluster that gives up on a dead worker in 15 s has none left when a loaded machine starts new ones slower than that.
+    "distributed.deploy.lost-worker-timeout": "1 hour",
 }
 STARTED_BY = {
     "slurm": ("dask_jobqueue", "SLURMCluster", "dask-jobqueue"),

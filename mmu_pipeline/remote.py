@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import fsspec
 from aiohttp import ClientConnectorError, ClientError, ClientResponseError, ClientTimeout
+from botocore.exceptions import ConnectionError as S3ConnectionError
 from botocore.exceptions import HTTPClientError
 from fsspec.core import url_to_fs
 from fsspec.utils import get_protocol
@@ -27,6 +28,8 @@ S3_ATTEMPTS = 8
 """Of one request, with random, growing pauses: a part of an upload cannot be tried again from outside."""
 BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
 """HTTP answers that may be others in a moment (RFC 9110, RFC 6585)."""
+FAULTS = (OSError, TimeoutError, ClientError, HTTPClientError, S3ConnectionError)
+"""What is raised where a transfer fails."""
 log = logging.getLogger(__name__)
 
 
@@ -83,7 +86,7 @@ def retried(action: Callable[[], T], url: str, answers: tuple[type[Exception], .
             before_sleep=say,
             reraise=True,
         )(action)
-    except (OSError, ClientError, HTTPClientError, TimeoutError) as error:
+    except FAULTS as error:
         if _is_full(error) or isinstance(error, answers):
             raise
         raise Unreachable(f"cannot be read: {_reason(error, url)}", file=public_url(url)) from error
@@ -97,7 +100,7 @@ def may_pass(error: BaseException) -> bool:
         return error.status in BUSY
     if isinstance(error, ClientConnectorError):
         return getattr(error.os_error, "errno", None) != socket.EAI_NONAME
-    return isinstance(error, OSError | ClientError | HTTPClientError | TimeoutError | Unreachable)
+    return isinstance(error, (*FAULTS, Unreachable))
 
 
 def _is_full(error: BaseException) -> bool:

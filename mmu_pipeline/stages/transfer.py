@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import fsspec
-from aiohttp import ClientError
-from botocore.exceptions import HTTPClientError
 from fsspec.asyn import sync
 from fsspec.implementations.http import HTTPFileSystem
 
 from mmu_pipeline.errors import SourceChanged, Unreachable
 from mmu_pipeline.limits import Pace, using_host
 from mmu_pipeline.redaction import public_url
-from mmu_pipeline.remote import filesystem, may_pass, retried
+from mmu_pipeline.remote import FAULTS, filesystem, may_pass, retried
 
 CHUNK_BYTES = 1024**2
 TAGS = ("ETag", "etag", "Last-Modified", "LastModified", "blob_id", "mtime", "created")
@@ -64,7 +62,7 @@ def _continued(
                     sync(fs.loop, _append_http, fs, path, file, tag, pace)
                 else:
                     _append(fs, path, file, tag, pace)
-            except (OSError, ClientError, HTTPClientError, TimeoutError) as error:
+            except FAULTS as error:
                 if not (trusted and may_pass(error) and file.tell() - start >= CHUNK_BYTES):
                     raise
                 continue

@@ -1,0 +1,88 @@
+"""Workers and schedulers that die, run out of memory or lose the network: the bytes are those of an undisturbed run."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from mmu_pipeline.cluster import ClusterLost, open_client
+from mmu_pipeline.stages.build import STAGES, Build, Outcome, Unit
+from mmu_pipeline.stages.pipeline import run_unit
+from tests.faults import OBJECTS, dask_scheduler, dask_worker, drive, dying, prepared, published_bytes, small_sky
+
+
+@pytest.fixture(scope="module")
+def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_sky(tmp_path_factory.mktemp("sky"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(sky: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    root = tmp_path_factory.mktemp("undisturbed")
+    assert drive(prepared(sky, root)).samples == OBJECTS
+    return published_bytes(root)
+
+
+def test_a_worker_killed_in_each_stage_changes_nothing(sky: Path, tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    with open_client("local:2") as client:
+        published = drive(prepared(sky, tmp_path / "root"), client, dying(tmp_path / "died"))
+    assert {mark.name for mark in (tmp_path / "died").iterdir()} == set(STAGES)
+    assert published.set_aside == ()
+    assert published_bytes(tmp_path / "root") == undisturbed
+    assert not list((tmp_path / "root").rglob("*.partial"))
+
+
+def slowly(unit: Unit, build: Build) -> Outcome:
+    time.sleep(0.05)
+    return run_unit(unit, build)
+
+
+def test_a_scheduler_killed_in_mid_run_ends_it_and_the_next_run_goes_on(
+    sky: Path, tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    build = prepared(sky, tmp_path)
+    with (
+        dask_scheduler() as scheduler,
+        dask_worker(scheduler.address),
+        open_client(scheduler.address) as client,
+        pytest.raises(ClusterLost),
+    ):
+        drive(build, client, slowly, after={"scan": lambda: threading.Timer(0.4, scheduler.kill).start()})
+    assert not (tmp_path / "shards" / "pair" / "LATEST").exists()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("receipts/objects/**/*.json")}
+    assert before
+    drive(build)
+    assert published_bytes(tmp_path) == undisturbed
+    assert all(path.stat().st_mtime_ns == then for path, then in before.items()), "finished cells were done again"
+
+
+def hungry(cell: str, unit: Unit, build: Build) -> Outcome:
+    """One unit takes memory until its worker is stopped."""
+    held = []
+    while unit.stage == "samples" and unit.name.endswith(f"/{cell}"):
+        held.append(bytearray(os.urandom(1024) * (16 * 1024)))
+        time.sleep(0.01)
+    return run_unit(unit, build)
+
+
+@pytest.mark.long
+def test_a_cell_that_takes_all_memory_is_set_aside_and_the_run_goes_on(
+    sky: Path, tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    build = prepared(sky, tmp_path)
+    cell = sorted(path.name.split("=")[1] for path in (sky / "one").iterdir())[3]
+    with dask_scheduler() as scheduler:
+        limit = ("--memory-limit", "400MB")
+        with dask_worker(scheduler.address, *limit), open_client(scheduler.address) as client:
+            published = drive(build, client, partial(hungry, cell))
+    assert [(entry["stage"], entry["unit"]) for entry in published.set_aside] == [("samples", f"pair/{cell}")]
+    assert "out of memory" in published.set_aside[0]["reason"]
+    assert published.samples == OBJECTS - 1
+    again = drive(build)
+    assert (again.samples, again.set_aside) == (OBJECTS, ())
+    assert published_bytes(tmp_path) == undisturbed
