@@ -16,7 +16,7 @@ from datetime import datetime
 from threading import Event, Thread
 from typing import Any, cast
 
-from mmu_pipeline.errors import BadInput, BrokenArtefact, PipelineError
+from mmu_pipeline.errors import BadInput, BrokenArtefact, PipelineError, Unreachable
 from mmu_pipeline.storage import Root, is_running, this_host
 
 
@@ -71,7 +71,7 @@ def reading(root: Root, folder: str, pace: Pace = Pace()) -> Iterator[None]:
     mine, path = _holder(), f"{folder}/{uuid.uuid4().hex}.json"
     try:
         root.write_json(path, mine)
-    except (OSError, NotImplementedError):
+    except (OSError, NotImplementedError, Unreachable):
         yield
         return
     try:
@@ -154,7 +154,7 @@ def _renewing(renew: Callable[[], None], pace: Pace) -> Iterator[None]:
 
     def beat() -> None:
         while not done.wait(pace.beat_s):
-            with suppress(OSError):  # a store that is away for a while: the next beat tries again
+            with suppress(OSError, Unreachable):  # a store that is away for a while: the next beat tries again
                 renew()
 
     thread = Thread(target=beat, name="lease", daemon=True)

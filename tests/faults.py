@@ -139,29 +139,25 @@ def started(*command: str, until: str = "", **options: Any) -> Iterator[Process]
             Process(popen).kill()
 
 
-def dask_scheduler(*options: str, host: str = "127.0.0.1", prefix: Sequence[str] = ()) -> Any:
+def dask_scheduler(*options: str, host: str = "127.0.0.1", env: dict[str, str] | None = None) -> Any:
     """A Dask scheduler as a process; its address is the last word of what it said."""
-    words = [
-        "-m",
-        "distributed.cli.dask_scheduler",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        "0",
-        "--no-dashboard",
-        "--no-show",
-        *options,
-    ]
-    return started(*prefix, sys.executable, *words, until="Scheduler at:")
+    words = ["-m", "distributed.cli.dask_scheduler", "--host", host, "--port", "0", "--no-dashboard", "--no-show", *options]
+    return started(sys.executable, *words, until="Scheduler at:", env=env or {})
 
 
-def dask_worker(address: str, *options: str, prefix: Sequence[str] = ()) -> Any:
+def dask_worker(address: str, *options: str, prefix: Sequence[str] = (), env: dict[str, str] | None = None) -> Any:
     """A Dask worker of one thread under a nanny."""
     words = ["-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard", *options]
-    return started(*prefix, sys.executable, *words, until="Registered to:")
+    return started(*prefix, sys.executable, *words, until="Registered to:", env=env or {})
 
 
-def wait_for(what: Callable[[], object], seconds: float = 60.0) -> None:
+def build_command(sky: Path, root: Path, *options: str) -> tuple[str, ...]:
+    """`mmu build` of the small sky."""
+    words = ["-c", "from mmu_pipeline.cli import main; main()", "build", str(sky / "pair.yaml"), "--root", str(root), "--quiet"]
+    return (sys.executable, *words, "--survey-dir", str(sky / "surveys"), "--cache", str(sky / "cache"), *options)
+
+
+def wait_for(what: Callable[[], object], seconds: float = 240.0) -> None:
     """Wait until something is true. Raises AssertionError if it never is."""
     end = time.monotonic() + seconds
     while not what():

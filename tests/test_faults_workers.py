@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mmu_pipeline.cluster import ClusterLost, open_client
+from mmu_pipeline.client import open_client
+from mmu_pipeline.cluster import ClusterLost
 from mmu_pipeline.stages.build import STAGES, Build, Outcome, Unit
 from mmu_pipeline.stages.pipeline import run_unit
 from tests.faults import OBJECTS, dask_scheduler, dask_worker, drive, dying, prepared, published_bytes, small_sky
