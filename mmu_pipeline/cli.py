@@ -359,6 +359,32 @@ def demo(
     _give(as_json, asdict(found), tables.demo_lines(found))
 
 
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for SURVEY/FORM, truth.parquet and detections.parquet.")],
+    surveys: Annotated[list[str] | None, typer.Argument(metavar="[SURVEY]...", help="Names of surveys; none for all.")] = None,
+    form: Annotated[str, typer.Option(help="mmu_v1, hats, raw (as the survey itself releases it), all, or a name.")] = "mmu_v1",
+    positions: Annotated[
+        Path | None, typer.Option(help="CSV or Parquet with ra and dec in degrees, and kind, mag and others if you like.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the objects, errors and noise.")] = 0,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Write small files of surveys, true to their layouts and faults, for one shared sky, and the truth about it."""
+    from mmu_pipeline.catalog import load_surveys
+    from mmu_pipeline.simulate import asked
+    from mmu_pipeline.simulate.sky import sky_at, sky_objects
+    from mmu_pipeline.simulate.survey_files import write_archive
+
+    known = load_surveys()
+    chosen = asked.wanted_forms(surveys or [], form, known)
+    sky = sky_objects(seed) if positions is None else sky_at(asked.read_positions(positions), seed)
+    listed = write_archive(out, known, chosen, sky, seed)
+    found = {"folder": str(out), "objects": len(sky), "written": listed}
+    _give(as_json, found, tables.simulated_table(str(out), len(sky), listed))
+
+
 def _asked(
     recipe: str,
     root: str,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
 from rich.markup import escape
@@ -49,6 +49,14 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[str]], right: Iterable
 def surveys_table(surveys: Iterable[Survey]) -> Table:
     rows = ((s.name, s.modality, counted(s.expected_rows), s.title) for s in surveys)
     return table(("name", "modality", "rows", "title"), rows, right=("rows",))
+
+
+def simulated_table(folder: str, objects: int, written: Sequence[Mapping[str, Any]]) -> Group:
+    """How many of the objects of a simulated sky each survey lists."""
+    rows = ((str(one["survey"]), str(one["form"]), counted(int(one["listed"]))) for one in written)
+    return Group(
+        f"{counted(objects)} objects, in {escape(folder)}", "", table(("survey", "form", "listed"), rows, right=("listed",))
+    )
 
 
 def survey_page(survey: Survey) -> Group:

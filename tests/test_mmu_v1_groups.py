@@ -9,20 +9,23 @@ import h5py
 import numpy as np
 import pytest
 
+from mmu_pipeline.catalog import load_surveys
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.readers import Skipped, hdf5, mmu_v1_groups
-from mmu_pipeline.simulate.objects import Objects
-from tests.test_simulate_mmu_v1 import SURVEYS, written
+from mmu_pipeline.simulate import mmu_v1
+from mmu_pipeline.simulate.objects import Objects, invented
+from mmu_pipeline.simulate.sky import sky_objects
 
-SURVEY = SURVEYS["manga"]
+SURVEY = load_surveys()["manga"]
 Galaxies = tuple[Objects, Path]
 
 
 @pytest.fixture
 def galaxies(tmp_path: Path) -> Galaxies:
     """Two galaxies."""
-    _, truth, path = written("manga", tmp_path, 2)
-    return truth, path
+    truth = invented(SURVEY, "mmu_v1", sky_objects(3).slice(5, 2), ["8485-0", "8485-1"], seed=3)
+    mmu_v1.write_file(tmp_path / "0001-of-0001.hdf5", truth)
+    return truth, tmp_path / "0001-of-0001.hdf5"
 
 
 def read(path: Path, row: int = 1, object_id: str = "8485-1", members: tuple[str, ...] = ()) -> dict[str, list[np.ndarray]]:

@@ -26,7 +26,7 @@ from mmu_pipeline.report.shard_set import open_set
 from mmu_pipeline.report.show import show_sample
 from mmu_pipeline.shards.reshape import ReshardRule
 from mmu_pipeline.simulate.objects import Objects, invented
-from mmu_pipeline.simulate.raw import raw_ids, write_raw
+from mmu_pipeline.simulate.raw import WRITERS
 from mmu_pipeline.simulate.sky import sky_objects
 from mmu_pipeline.stages.build import STAGES
 from mmu_pipeline.stages.pipeline import finish_stage, run_unit, units_of
@@ -84,8 +84,9 @@ class Built:
 
     def __init__(self, folder: Path) -> None:
         sky = sky_objects(2).slice(20, COUNT)
-        self.truth: Objects = invented(HUBBLE, "parquet", sky.slice(0, COUNT // 2), raw_ids("gz_hubble", "parquet", range(6)))
-        (self.file,) = write_raw(folder / "hubble", self.truth)
+        self.truth: Objects = invented(HUBBLE, "parquet", sky.slice(0, COUNT // 2), [f"hubble-{at}" for at in range(COUNT // 2)])
+        (folder / "hubble").mkdir()
+        (self.file,) = WRITERS["gz_hubble", "parquet"](folder / "hubble", self.truth)
         survey_yaml(folder, "tiny", folder / "tiny")
         ids = [f"t{number}" for number in range(COUNT)]
         write_cells(folder / "tiny", sky["ra"].to_pylist(), sky["dec"].to_pylist(), ids)

@@ -16,7 +16,7 @@ from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.readers import fits_light_curve, plasticc_csv, reader, snana, snpy
 from mmu_pipeline.readers.fits_light_curve import FURTHER_PIECE
 from mmu_pipeline.simulate.objects import invented
-from mmu_pipeline.simulate.raw import write_raw
+from mmu_pipeline.simulate.raw import WRITERS
 from mmu_pipeline.simulate.sky import sky_objects
 
 SURVEYS = load_surveys()
@@ -171,7 +171,7 @@ def llc(tmp_path: Path) -> Path:
     """The first of two quarters of a star of known values."""
     objects = invented(SURVEYS["kepler"], "llc", sky_objects(1).slice(3, 1), ["7660594"])
     objects.members["quarter"] = [np.full(len(objects.members["time"][0]), 4, np.int8)]
-    return write_raw(tmp_path, objects)[0]
+    return WRITERS["kepler", "llc"](tmp_path, objects)[0]
 
 
 def rewritten(path: Path, column: str, values: Any = None, kind: str = "E", key: str | None = None) -> None:

@@ -18,7 +18,8 @@ import pytest
 from mmu_pipeline.catalog import load_recipe, load_surveys
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.readers import reader
-from mmu_pipeline.simulate.detections import INSTRUMENTS, detect
+from mmu_pipeline.simulate.detections import detect
+from mmu_pipeline.simulate.instruments import INSTRUMENTS
 from mmu_pipeline.simulate.light_curves import light_curve
 from mmu_pipeline.simulate.serve import Busy, CutShort, serving
 from mmu_pipeline.simulate.sky import BROKEN_CELL, EMPTY_CELL, rows_of, sky_objects
@@ -59,8 +60,7 @@ def test_the_same_seed_gives_the_same_tables_and_files(truth: Truth, tmp_path: P
     pq.write_table(sky_objects(seed=0), tmp_path / "truth.parquet")
     assert (tmp_path / "truth.parquet").read_bytes() == (truth.folder / "truth.parquet").read_bytes()
     assert sky_objects(seed=1)["ra"] != truth.objects["ra"]
-    sdss = next(instrument for instrument in INSTRUMENTS if instrument.survey == "sdss")
-    rows = detect(truth.objects, sdss, seed=0)
+    rows = detect(truth.objects, INSTRUMENTS["sdss"], seed=0)
     rows = rows.append_column("object_id", pa.array(LAYOUTS["sdss"].object_ids(rows)))
     for file in set(LAYOUTS["sdss"].file_names(rows)) - {f"healpix={BROKEN_CELL}/001-of-001.hdf5"}:
         here = rows.filter(pa.array([name == file for name in LAYOUTS["sdss"].file_names(rows)]))

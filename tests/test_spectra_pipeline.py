@@ -17,6 +17,7 @@ from mmu_pipeline.catalog import load_surveys
 from mmu_pipeline.simulate import desi
 from mmu_pipeline.simulate.detections import detect
 from mmu_pipeline.simulate.hats import write_partition
+from mmu_pipeline.simulate.instruments import INSTRUMENTS
 from mmu_pipeline.simulate.serve import serving
 from mmu_pipeline.simulate.sky import sky_objects
 from mmu_pipeline.stages.build import STAGES, Build
@@ -31,7 +32,7 @@ from tests.tiny import recipe_yaml
 @pytest.fixture(scope="module")
 def seen() -> pa.Table:
     """What DESI sees: objects in five cells, three of which lie in one pixel of order 3."""
-    rows = detect(sky_objects(0), desi.SEEN, 0)
+    rows = detect(sky_objects(0), INSTRUMENTS["desi"], 0)
     cells = rows["cell"].to_numpy()
     counts = {cell: int((cells == cell).sum()) for cell in np.unique(cells)}
     fullest = sorted(counts, key=lambda cell: -counts[cell])[:3]

@@ -16,8 +16,9 @@ from mmu_pipeline.catalog import Survey, load_surveys
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.readers import reader
 from mmu_pipeline.simulate import apogee, chandra, desi, gaia, galah, lamost, sdss, vipers
-from mmu_pipeline.simulate.detections import INSTRUMENTS, detect
+from mmu_pipeline.simulate.detections import detect
 from mmu_pipeline.simulate.hats import RECORDS, write_partition
+from mmu_pipeline.simulate.instruments import INSTRUMENTS
 from mmu_pipeline.simulate.sky import sky_objects
 
 SURVEYS = load_surveys()
@@ -33,8 +34,7 @@ WAVELENGTH = {"galah": 2e-7, "apogee": 1e-12}
 def some_rows(name: str, count: int = 6) -> pa.Table:
     """What the survey sees of the sky, with its ids: the first objects of every second kind."""
     layout = ALL[name]
-    seen = getattr(layout, "SEEN", None) or next(instrument for instrument in INSTRUMENTS if instrument.survey == name)
-    rows = detect(sky_objects(0), seen, 0)
+    rows = detect(sky_objects(0), INSTRUMENTS[name], 0)
     rows = rows.filter(pc.and_(pc.is_finite(rows["ra"]), pc.equal(rows["fault"], "")))
     rows = rows.take(np.linspace(0, len(rows) - 1, count).astype(int))
     return rows.append_column("object_id", pa.array(layout.object_ids(rows)))

@@ -82,7 +82,7 @@ def quantity(files: Files, name: str) -> npt.NDArray[Any]:
         return _response(files)
     source, background = (quantity(files, each).astype(np.float64) for each in ("counts", "background_counts"))
     scale, width = _background_scale(files), quantity(files, "energy_high") - quantity(files, "energy_low")
-    per_unit = float(_key(_spectra(files)[0].header, "EXPOSURE", name)[0]) * width.astype(np.float64)
+    per_unit = _number(_spectra(files)[0].header, "EXPOSURE", name) * width.astype(np.float64)
     if len(width) != len(source):
         raise BrokenSource(
             "counts and energies are not of the same channels", column=name, counts=len(source), energies=len(width)
@@ -113,7 +113,7 @@ def _background_scale(files: Files) -> float:
     ratio = 1.0
     source, background = _spectra(files)
     for key in ("BACKSCAL", "AREASCAL", "EXPOSURE"):
-        ratio *= float(_key(source.header, key, key)[0]) / float(_key(background.header, key, key)[0])
+        ratio *= _number(source.header, key, key) / _number(background.header, key, key)
     return ratio
 
 
@@ -155,6 +155,10 @@ def _key(header: Any, key: str, name: str) -> Array:
     if key not in header:
         raise BrokenSource("a required header key is missing", column=name, expected=key)
     return np.array([header[key]])
+
+
+def _number(header: Any, key: str, name: str) -> float:
+    return float(normalise.numbers_of(_key(header, key, name), name)[0])
 
 
 def _object_id(files: Files) -> str:

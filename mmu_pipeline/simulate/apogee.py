@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mmu_pipeline.simulate.detections import Instrument
 from mmu_pipeline.simulate.layout import table_of, write_columns
 from mmu_pipeline.simulate.sky import Row, rows_of
 from mmu_pipeline.simulate.spectra import light
 
 FOLDER = "apogee/apogee"
-SEEN = Instrument("apogee", 2015.0, 0.05, 17.5, ("star",))
 WINDOWS = ((246, 3274), (3585, 6080), (6344, 8335))
 """Pixels of each detector that are kept of the 8,575 of the combined grid."""
 LSF_SIGMA = (0.326, 0.283, 0.236)

@@ -9,12 +9,10 @@ import h5py
 import numpy as np
 import pyarrow as pa
 
-from mmu_pipeline.simulate.detections import Instrument
 from mmu_pipeline.simulate.layout import write_columns
 from mmu_pipeline.simulate.sky import Row, rows_of
 
 FOLDER = "chandra/spectra"
-SEEN = Instrument("chandra", 2005.0, 0.3, 19.0, ("galaxy", "star"))
 CHANNEL = 0.0146
 """Width in keV."""
 

@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mmu_pipeline.simulate.detections import Instrument
 from mmu_pipeline.simulate.layout import table_of, write_columns
 from mmu_pipeline.simulate.sky import Row, rows_of
 from mmu_pipeline.simulate.spectra import light
 
 FOLDER = "desi/edr_sv3"
-SEEN = Instrument("desi", 2021.0, 0.05, 19.3, ("galaxy", "star", "sn_host"))
 WAVELENGTH = 3600 + 0.8 * np.arange(7781)
 BANDS = {"g": 4800.0, "r": 6400.0, "z": 9000.0}
 

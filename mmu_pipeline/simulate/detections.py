@@ -2,43 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import healpy as hp
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmu_pipeline.simulate.instruments import Instrument
 from mmu_pipeline.simulate.sky import BROKEN_CELL, EPOCH, NSIDE, Columns, Values, offset
 
 PLANTED_SHIFT_ARCSEC = 0.25
 """How far each survey sees a planted border object from its true place, each survey to another side."""
-
-
-@dataclass(frozen=True)
-class Instrument:
-    """How one survey sees the sky."""
-
-    survey: str
-    epoch: float
-    """Julian year of its positions; proper motions move objects there."""
-    error_arcsec: float
-    """Astrometric error per axis; cut at three times that."""
-    faintest: float
-    """AB magnitude in i."""
-    kinds: tuple[str, ...]
-    not_covered: tuple[str, ...] = ()
-    """Fields outside its footprint."""
-    side_deg: float = 0.0
-    """Side to which it moves planted border objects, as an angle from the object's `across_deg`."""
-
-
-INSTRUMENTS = (
-    Instrument("hsc", 2016.5, 0.03, 22.5, ("galaxy", "star", "sn_host")),
-    Instrument("sdss", 2004.0, 0.08, 19.3, ("galaxy", "star", "sn_host"), side_deg=180.0),
-    Instrument("gaia", 2016.0, 0.0005, 20.5, ("star",), side_deg=270.0),
-    Instrument("ps1_sne_ia", 2011.0, 0.1, 22.0, ("sn_host",), not_covered=("deep2_3",), side_deg=90.0),
-)
 
 
 def detect(sky: pa.Table, instrument: Instrument, seed: int) -> pa.Table:

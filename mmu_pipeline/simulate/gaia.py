@@ -37,11 +37,14 @@ def file_names(rows: pa.Table) -> list[str]:
 
 def write_file(path: Path, rows: pa.Table, seed: int) -> None:
     """Write one cell; `rows` are detections with their object_id. The file has source_id and no object_id."""
+    write_columns(path, file_columns(rows, seed))
+
+
+def file_columns(rows: pa.Table, seed: int) -> Columns:
+    """The datasets of such a file."""
     columns: Columns = {name: rows[name].to_numpy(zero_copy_only=False) for name in rows.column_names}
     rng = np.random.default_rng([seed, 7, int(columns["true_id"].sum())])
-    write_columns(
-        path, {**_astrometry(columns, rng), **_photometry(columns, rng), **_parameters(columns, rng), **_spectra(columns, rng)}
-    )
+    return {**_astrometry(columns, rng), **_photometry(columns, rng), **_parameters(columns, rng), **_spectra(columns, rng)}
 
 
 def _astrometry(columns: Columns, rng: np.random.Generator) -> Columns:

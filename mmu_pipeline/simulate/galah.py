@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mmu_pipeline.simulate.detections import Instrument
 from mmu_pipeline.simulate.layout import table_of, write_columns
 from mmu_pipeline.simulate.sky import Row, rows_of
 from mmu_pipeline.simulate.spectra import light
 
 FOLDER = "galah/dr3"
-SEEN = Instrument("galah", 2015.5, 0.05, 17.0, ("star",))
 WINDOWS = {"B": (4713.99, 0.0460), "G": (5648.5, 0.0546), "R": (6478.3, 0.0631), "I": (7585.1, 0.0736)}
 """First wavelength and step, Angstrom."""
 LENGTHS = (4096, 4088)

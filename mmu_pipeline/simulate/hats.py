@@ -92,6 +92,11 @@ def write_partition(survey: str, cell: Path, path: Path, row_group_size: int = 1
     pq.write_table(table.sort_by("_healpix_29"), path, row_group_size=row_group_size)
 
 
+def as_published(name: str, values: list[Any]) -> list[Any]:
+    """Values of a column as this form still has them: warnings of a redshift became a boolean."""
+    return [int(bool(value)) for value in values] if name in ("zwarn", "zwarning") else values
+
+
 def _lists(values: Values) -> pa.Array:
     single = values if values.dtype.kind == "b" else values.astype("f4")
     flat, size = pa.array(single.reshape(-1)), single.shape[1]

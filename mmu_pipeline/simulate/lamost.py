@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mmu_pipeline.simulate.detections import Instrument
 from mmu_pipeline.simulate.layout import table_of, write_columns
 from mmu_pipeline.simulate.sky import Row, rows_of
 from mmu_pipeline.simulate.spectra import light
 
 FOLDER = "lamost/lamost"
-SEEN = Instrument("lamost", 2014.0, 0.2, 17.8, ("star", "galaxy"))
 LENGTH = 3908
 LENGTHS = (3909, 3906, 3801)
 """Pixels that the survey's own files have."""

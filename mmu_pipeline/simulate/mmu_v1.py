@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from mmu_pipeline.simulate.objects import Objects
 from mmu_pipeline.simulate.sky import Columns
+from mmu_pipeline.sky import CELL_ORDER, healpix29, pixels_at
 
 Values = npt.NDArray[Any]
 FILES = {
@@ -35,6 +36,15 @@ FILES = {
 """File of a cell, relative to the survey's folder."""
 
 
+def write_cells(folder: Path, objects: Objects) -> list[Path]:
+    """Write the files of all cells that objects lie in, by their positions."""
+    cells, paths = pixels_at(healpix29(objects.ra, objects.dec), CELL_ORDER), []
+    for cell in np.unique(cells):
+        paths.append(folder / FILES[objects.survey.name].format(cell=cell))
+        write_file(paths[-1], objects.take(np.flatnonzero(cells == cell).tolist()))
+    return paths
+
+
 def write_file(path: Path, objects: Objects) -> None:
     """Write one file of a survey in FILES, as its published form is; `objects` of that form."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,19 +56,6 @@ def write_file(path: Path, objects: Objects) -> None:
         for name, values in LAYOUTS[objects.survey.name](objects).items():
             wide = {"chunks": (1, *values.shape[1:]), "compression": "gzip"} if chunked and values.ndim > 1 else {}
             file.create_dataset(name, data=values, **(wide if len(values) else {}))
-
-
-def file_ids(survey: str, numbers: Sequence[int]) -> list[str]:
-    """Ids as a survey writes them, for running numbers."""
-    return [ID[survey].format(number) for number in numbers]
-
-
-ID = {
-    "allwise": "1119111501351{:06d}", "btsbot": "2466440941315{:06d}", "desi_provabgs": "396278333{:08d}",
-    "galex": "2412002366{:09d}", "gz10": "{}", "jwst": "-52411236{:09d}", "kepler": "{}", "legacysurvey": "0001m002-{}",
-    "manga": "8485-{}", "plasticc": "{}", "sages": "SAGE000206.1+{:06d}", "ssl_legacysurvey": "9011-330248-{}",
-    "tess": "{}", "tess_qlp": "{}", "tess_tglc": "{}", "twomass": "{}",
-}  # fmt: skip
 
 
 def _catalog(objects: Objects, upper: bool = False, big: bool = False) -> Columns:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from mmu_pipeline.catalog import Survey
 from mmu_pipeline.fields import ENCODED, Field
 from mmu_pipeline.sky import Float
 
-LONGEST = 9
+SHORTEST, LONGEST = 4, 9
 """Of lengths that vary by object."""
 FLAG = 8192
 """A bit that is set where a cadence is bad."""
@@ -37,6 +37,17 @@ class Objects:
 
     def __len__(self) -> int:
         return len(self.object_ids)
+
+    def take(self, rows: Sequence[int]) -> Objects:
+        """Some of them, in that order."""
+        return replace(
+            self,
+            object_ids=[self.object_ids[row] for row in rows],
+            ra=self.ra[list(rows)],
+            dec=self.dec[list(rows)],
+            columns={name: [values[row] for row in rows] for name, values in self.columns.items()},
+            members={name: [arrays[row] for row in rows] for name, arrays in self.members.items()},
+        )
 
 
 def invented(survey: Survey, form: str, sky: pa.Table, object_ids: Sequence[str], seed: int = 0) -> Objects:
@@ -80,7 +91,7 @@ def _column(field: Field, count: int, rng: np.random.Generator, whole_can_miss: 
 def _members(survey: Survey, form: str, rng: np.random.Generator) -> dict[str, npt.NDArray[Any]]:
     """The arrays of one object."""
     fields = [field for field in survey.members if field.is_carried(form)]
-    lengths = {str(field.shape[0]): int(rng.integers(2, LONGEST + 1)) for field in fields if field.is_ragged}
+    lengths = {str(field.shape[0]): int(rng.integers(SHORTEST, LONGEST + 1)) for field in fields if field.is_ragged}
     arrays = {field.name: _values(field, lengths, rng) for field in fields}
     for field in fields:
         if field.is_band_code:

@@ -20,28 +20,9 @@ from astropy.io import fits
 
 from mmu_pipeline.fields import Field
 from mmu_pipeline.simulate.objects import Objects
+from mmu_pipeline.sky import healpix29, pixels_at
 
 Values = npt.NDArray[Any]
-
-
-def write_raw(folder: Path, objects: Objects) -> list[Path]:
-    """Write all files of some objects in one raw form of their survey; the data files among them, in order of the objects.
-
-    A data file holds all objects, or one each. Raises KeyError for a form that is not in WRITERS.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    return WRITERS[objects.survey.name, objects.form](folder, objects)
-
-
-def raw_ids(survey: str, form: str, numbers: Sequence[int]) -> list[str]:
-    """Ids as the files have them, for running numbers from 1."""
-    pattern = {
-        "allwise": "1119111501351{:06d}", "btsbot": "2466440941315{:06d}", "csp": "2004d{:c}", "galex": "6370985862340{:06d}",
-        "gz_hubble": "hubble-{:08d}", "sages": "SAGE000206.1+{:06d}", "gz2": "587722981747{:06d}",
-        "tess_tglc": "570748552745{:07d}",
-    }.get(survey, "{}")  # fmt: skip
-    first = {"csp": 96, "gz10": -1, "desi_provabgs": 39627833300000000}.get(survey, 0)
-    return [pattern.format(first + number) for number in numbers]
 
 
 def _word(field: Field, value: Any, null: str) -> str:
@@ -82,6 +63,22 @@ def _allwise(folder: Path, objects: Objects) -> list[Path]:
     path = folder / "wise-allwise-cat-part01.bz2"
     path.write_bytes(bz2.compress("".join(f"{line}\n" for line in lines).encode()))
     return [path]
+
+
+def _allwise_parquet(folder: Path, objects: Objects) -> list[Path]:
+    """AllWISE at IRSA: hive folders of HEALPix order 5, reals as float64."""
+    table = {"cntr": pa.array([int(one) for one in objects.object_ids]), "ra": objects.ra, "dec": objects.dec}
+    for name, values in objects.columns.items():
+        field = objects.survey.field(name)
+        kind = pa.float64() if pa.types.is_floating(field.arrow_type) else field.arrow_type
+        table[field.source_name(objects.form) or name] = pa.array(values, kind)
+    pixels = pixels_at(healpix29(objects.ra, objects.dec), 5)
+    paths = []
+    for pixel in np.unique(pixels):
+        paths.append(folder / f"healpix_k0={pixel >> 10}/healpix_k5={pixel}/part0.snappy.parquet")
+        paths[-1].parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table(table).filter(pa.array(pixels == pixel)), paths[-1])
+    return paths
 
 
 def _csv(path: Path, rows: Sequence[dict[str, str]]) -> Path:
@@ -216,26 +213,6 @@ def _light_curve(path: Path, header: dict[str, Any], objects: Objects, arrays: d
     fits.HDUList([primary, fits.BinTableHDU.from_columns(columns, name="LIGHTCURVE")]).writeto(path)
 
 
-def _snpy(folder: Path, objects: Objects) -> list[Path]:
-    """SNooPy: a block per filter, days from MJD 53000."""
-    paths = []
-    for at, object_id in enumerate(objects.object_ids):
-        arrays, bands = {name: values[at] for name, values in objects.members.items()}, objects.survey.field("band").bands
-        redshift = objects.columns["redshift_helio"][at]
-        lines = [
-            f"SN{object_id} {'nan' if redshift is None else repr(redshift)} {float(objects.ra[at])!r} {float(objects.dec[at])!r}"
-        ]
-        for band in np.unique(arrays["band"])[::-1]:
-            here = np.flatnonzero(arrays["band"] == band)
-            lines.append(f"filter {bands[band]}")
-            for n in here:
-                time, mag, error = (float(arrays[name][n]) for name in ("time", "mag", "mag_err"))
-                lines.append(f"{time - 53000!r} {mag!r} {error!r}")
-        paths.append(folder / f"SN{object_id}_snpy.txt")
-        paths[-1].write_text("\n".join(lines) + "\n")
-    return paths
-
-
 def _hdf5(name: str, members: dict[str, str], id_name: str | None) -> Callable[[Path, Objects], list[Path]]:
     """A writer of one HDF5 file with a dataset per column."""
 
@@ -281,9 +258,9 @@ def _gz_hubble(folder: Path, objects: Objects) -> list[Path]:
 
 
 WRITERS: dict[tuple[str, str], Callable[[Path, Objects], list[Path]]] = {
+    ("allwise", "parquet"): _allwise_parquet,
     ("allwise", "text"): _allwise,
     ("btsbot", "npy"): _btsbot,
-    ("csp", "snpy"): _snpy,
     ("desi_provabgs", "hdf5"): _hdf5("BGS_ANY_full.provabgs.sv3.v0.hdf5", {"mcmc": "PROVABGS_MCMC"}, "TARGETID"),
     ("galex", "fits"): _fits("GUVCat_AIS_FOV055_glat85_00N__90_00N.fits.gz", "OBJID", "K", True),
     ("gz10", "hdf5"): _hdf5("Galaxy10_DECals.h5", {"image": "images"}, None),
@@ -297,4 +274,4 @@ WRITERS: dict[tuple[str, str], Callable[[Path, Objects], list[Path]]] = {
     ("tess_tglc", "tglc"): _tglc,
     ("twomass", "psc"): _psc,
 }
-"""Survey and form -> writer. Bricks of the Legacy Surveys are images of the sky, not of objects: tests write small ones."""
+"""Survey and form -> writer of all its files; the data files among them."""

@@ -31,9 +31,14 @@ def file_names(rows: pa.Table) -> list[str]:
 
 def write_file(path: Path, rows: pa.Table, seed: int) -> None:
     """Write one cell; `rows` are detections with their object_id, none is allowed."""
+    write_columns(path, file_columns(rows, seed), big_endian=True)
+
+
+def file_columns(rows: pa.Table, seed: int) -> Columns:
+    """The datasets of such a file, in native byte order."""
     columns: Columns = {name: rows[name].to_numpy(zero_copy_only=False) for name in rows.column_names}
     spectra = [spectrum(row, np.random.default_rng([seed, 5, row["true_id"]])) for row in rows_of(rows)]
-    write_columns(path, {**_catalog(columns), **_padded(spectra)}, big_endian=True)
+    return {**_catalog(columns), **_padded(spectra)}
 
 
 def _padded(spectra: list[Spectrum]) -> Columns:

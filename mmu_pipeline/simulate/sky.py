@@ -12,7 +12,8 @@ import pyarrow as pa
 from astropy import units as u
 from astropy.coordinates import Angle, offset_by, position_angle
 
-from mmu_pipeline.sky import CELL_ORDER, Float
+from mmu_pipeline.errors import BadInput
+from mmu_pipeline.sky import CELL_ORDER, Float, is_position
 
 Values = npt.NDArray[Any]
 Columns = dict[str, Values]
@@ -68,6 +69,30 @@ def sky_objects(seed: int = 0) -> pa.Table:
     places = [*(_scattered(patch, rng) for patch in PATCHES), *_planted(rng)]
     joined = {name: np.concatenate([place[name] for place in places]) for name in places[0]}
     return pa.table({"true_id": np.arange(len(joined["ra"])), **joined, **_properties(joined, rng)})
+
+
+def sky_at(places: pa.Table, seed: int = 0) -> pa.Table:
+    """Objects at given places, as `sky_objects` gives them. `places` has ra and dec (degrees) and any of the other columns;
+    what it does not say is drawn at random. Raises BadInput where a position is not on the sphere or a column is unknown."""
+    if missing := {"ra", "dec"} - set(places.column_names):
+        raise BadInput("the list of positions lacks a column", column=sorted(missing)[0], hint="it needs ra and dec, in degrees")
+    ra, dec = (places[name].to_numpy().astype(np.float64) for name in ("ra", "dec"))
+    if not is_position(ra, dec).all():
+        raise BadInput("a position is not on the sphere", row=int(np.flatnonzero(~is_position(ra, dec))[0]))
+    rng = np.random.default_rng([seed, 12])
+    kinds = rng.choice(KINDS, len(ra), p=(0.5, 0.3, 0.2))
+    if "kind" in places.column_names:
+        kinds = np.array(places["kind"].to_pylist())
+    joined = _place("list", "", ra, dec, np.nan, kinds)
+    table = pa.table({"true_id": np.arange(len(ra)), **joined, **_properties(joined, rng)})
+    for name in places.column_names:
+        if name not in table.column_names:
+            raise BadInput(
+                "the list of positions has an unknown column", column=name, hint=f"known: {', '.join(table.column_names)}"
+            )
+        at = table.schema.get_field_index(name)
+        table = table.set_column(at, name, places[name].cast(table.schema.field(name).type))
+    return table
 
 
 def _place(field: str, planted: str, ra: Float, dec: Float, across_deg: float | Float, kind: Values) -> Columns:

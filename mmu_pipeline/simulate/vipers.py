@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mmu_pipeline.simulate.detections import Instrument
 from mmu_pipeline.simulate.layout import table_of, write_columns
 from mmu_pipeline.simulate.sky import Row, rows_of
 from mmu_pipeline.simulate.spectra import light
 
 FOLDER = "vipers"
-SEEN = Instrument("vipers", 2012.0, 0.1, 22.5, ("galaxy",))
 WAVELENGTH = 5500 + 7.14 * np.arange(557)
 
 

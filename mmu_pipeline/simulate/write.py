@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mmu_pipeline.simulate import gaia, hsc, ps1_sne_ia, sdss
-from mmu_pipeline.simulate.detections import INSTRUMENTS, detect
+from mmu_pipeline.simulate.detections import detect
+from mmu_pipeline.simulate.instruments import INSTRUMENTS
 from mmu_pipeline.simulate.layout import truncate
 from mmu_pipeline.simulate.sky import EMPTY_CELL, sky_objects
 
@@ -61,7 +62,7 @@ def write_sky(folder: Path, seed: int = 0) -> Truth:
     """Write the simulated sky into a folder (about 40 MB). The same seed gives the same arrays and tables."""
     sky = sky_objects(seed)
     detections = pa.concat_tables(
-        [_write_survey(folder / FOLDERS[seen.survey], detect(sky, seen, seed), seen.survey, seed) for seen in INSTRUMENTS]
+        [_write_survey(folder / FOLDERS[name], detect(sky, INSTRUMENTS[name], seed), name, seed) for name in LAYOUTS]
     )
     pq.write_table(detections, folder / "detections.parquet")
     pq.write_table(sky, folder / "truth.parquet")
