@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 from astropy import units
 
 from mmu_pipeline.catalog import Survey
-from mmu_pipeline.sky import Float, unit_vectors
+from mmu_pipeline.sky import Float, Int, unit_vectors
 
 JULIAN_YEAR = re.compile(r"J(\d{4}(?:\.\d+)?)")
 AU_KM_S_YR = 4.740470446
@@ -82,6 +82,33 @@ def at_epoch(table: pa.Table, survey: Survey, epoch: float | Float) -> tuple[Flo
     new_dec = np.degrees(np.arctan2(moved[:, 2], np.hypot(moved[:, 0], moved[:, 1])))
     still = (years == 0) | ~velocity.any(axis=1)
     return np.where(still, ra, new_ra), np.where(still, dec, new_dec)
+
+
+def pair_chord(
+    tables: tuple[pa.Table, pa.Table], surveys: tuple[Survey, Survey], epoch: float | None
+) -> Callable[[Int, Int], Float]:
+    """(rows of one object table, rows of the other) -> chord of each pair on the unit sphere, both moved to a Julian year.
+
+    Where one survey alone has motions and the other says when it looked, each row is moved to the very epoch of the other.
+    """
+    moving = [survey.motion is not None for survey in surveys]
+    side, still = moving.index(max(moving)), 1 - moving.index(max(moving))
+    years: list[float | Float | None] = [epoch, epoch]
+    if epoch is not None and sum(moving) == 1 and surveys[still].epoch is not None:
+        known = epochs(tables[still], surveys[still])
+        years[still], years[side] = None, np.where(np.isfinite(known), known, epoch)
+
+    def chords(*rows: Int) -> Float:
+        at = []
+        for place, (table, survey) in enumerate(zip(tables, surveys, strict=True)):
+            part, year = table.take(pa.array(rows[place])), years[place]
+            if isinstance(year, np.ndarray):
+                year = year[rows[still]]
+            here = (part["ra"].to_numpy(), part["dec"].to_numpy()) if year is None else at_epoch(part, survey, year)
+            at.append(unit_vectors(*here))
+        return np.asarray(np.linalg.norm(at[0] - at[1], axis=1))
+
+    return chords
 
 
 def widest_motion(table: pa.Table, survey: Survey) -> dict[str, float]:

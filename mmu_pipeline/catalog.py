@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ByteSize, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, model_validator
 from pydantic import Field as Key
 
 from mmu_pipeline.errors import BadInput
 from mmu_pipeline.fields import Field, Name, Pattern, SourceNames
+from mmu_pipeline.yaml_file import Misplaced, load_yaml, wrong
 
 MODALITIES = ("image", "spectrum", "cube", "light_curve", "table")
+RANKING = r"[a-z][a-z0-9_]*( asc| desc)?"
+"""A column by which rows are ranked: the largest value first unless it says asc, nulls last."""
 
 
-class Misplaced(ValueError):
-    """What is wrong between several keys of a file, and the path to the key that it is blamed on."""
-
-    def __init__(self, what: str, *loc: str | int) -> None:
-        self.loc = loc
-        super().__init__(what)
+def ranking(text: str) -> tuple[str, bool]:
+    """Column of a ranking such as `snr desc`, and whether the smallest value comes first."""
+    return text.split()[0], text.endswith(" asc")
 
 
 class _Model(BaseModel):
@@ -120,6 +119,10 @@ class Survey(_Model):
     motion: Motion | None = None
     repeated_ids: bool = False
     """Whether one id may stand in several rows (repeat observations). If not, a second row is counted as a duplicate."""
+    object_key: Name | None = None
+    """Where ids name observations rather than objects: the column that tells the object, null where it is not known."""
+    quality: Annotated[str, Key(pattern=f"^{RANKING}$")] | None = None
+    """Column by which `repeats: best` chooses among the observations of an object: `snr desc`."""
     licence: str
     citation: str
     homepage: str = ""
@@ -155,6 +158,11 @@ class Survey(_Model):
         for loc, column in (*((("motion", key), column) for key, column in self.motion or ()), (("epoch",), self.epoch)):
             if isinstance(column, str) and column not in {field.name for field in self.columns}:
                 raise Misplaced(f"{column!r} is not a column of the survey", *loc)
+        scalars = {field.name: field for field in self.columns if not field.column}
+        if self.quality and (ranking(self.quality)[0] not in scalars or scalars[ranking(self.quality)[0]].dtype == "string"):
+            raise Misplaced(f"{self.quality!r} does not name a column of numbers", "quality")
+        if self.object_key and (self.object_key not in scalars or not _is_key(scalars[self.object_key])):
+            raise Misplaced(f"{self.object_key!r} is not a column of text or whole numbers", "object_key")
         if unknown := [name for name in self.order_by if name not in names or not self.field(name).is_ragged]:
             raise Misplaced(f"order_by names what is not a declared field of varying length: {unknown}", "order_by")
         return self
@@ -169,6 +177,11 @@ class Survey(_Model):
         """Fields that are array members of a sample."""
         return tuple(field for field in self.fields if field.is_member)
 
+    @property
+    def object_column(self) -> str | None:
+        """The column whose value the observations of one object share; None where each row is an object of its own."""
+        return self.object_key or ("object_id" if self.repeated_ids else None)
+
     def field(self, name: str) -> Field:
         """The declared field of that name; KeyError if there is none."""
         return {field.name: field for field in self.fields}[name]
@@ -181,13 +194,19 @@ class Selection(_Model):
     members: tuple[Name, ...] | None = None
     columns: tuple[Name, ...] | None = None
     where: str | None = None
+    repeats: Annotated[str, Key(pattern=f"^(all|first|best(: {RANKING})?)$")] | None = None
+    """Which observations of an object that a survey has in several rows are taken, of those that pass `where`: all; first, the
+    earliest; best, as the survey's `quality` says; or `best: column`. See `repeats_of` for what it is unless said."""
 
 
 class Counterpart(Selection):
-    """A survey matched to the primary by position."""
+    """A survey matched to the primary: by position, by a key, or by both."""
 
-    radius_arcsec: float = Key(gt=0, le=3600)
-    pick: Annotated[str, Key(pattern=r"^(nearest|mutual|all|best: [a-z][a-z0-9_]*( asc| desc)?)$")] = "nearest"
+    radius_arcsec: float | None = Key(default=None, gt=0, le=3600)
+    """How far a counterpart may lie; with `on` it may be left out."""
+    on: Annotated[dict[str, str], Key(min_length=1)] | None = None
+    """Their column -> the primary's column of the same value, `object_id` among them; all of several pairs must agree."""
+    pick: Annotated[str, Key(pattern=f"^(nearest|mutual|all|best: {RANKING})$")] = "nearest"
     """nearest; mutual; all; or `best: column`, the candidate with the largest value (`asc`: smallest), nulls last."""
     how: Literal["inner", "left"] = "left"
     epoch: Annotated[str, Key(pattern=r"^J\d{4}(\.\d+)?$")] | None = None
@@ -197,7 +216,25 @@ class Counterpart(Selection):
     def best(self) -> tuple[str, bool] | None:
         """Column of `best`, and whether the smallest value is wanted; None with another pick."""
         _, _, rule = self.pick.partition("best: ")
-        return (rule.split()[0], rule.endswith(" asc")) if rule else None
+        return ranking(rule) if rule else None
+
+    @property
+    def reach_arcsec(self) -> float:
+        """How far beyond a cell its rows are looked for there: with a key they are found wherever they are."""
+        return 0.0 if self.on else self.radius_arcsec or 0.0
+
+    @property
+    def rule(self) -> str:
+        """What makes a candidate, in words: `within 1 arcsec`, `the same object_id`."""
+        keys = [theirs if theirs == ours else f"{theirs} = {ours}" for theirs, ours in (self.on or {}).items()]
+        near = [] if self.radius_arcsec is None else [f"within {self.radius_arcsec:g} arcsec"]
+        return " and ".join([f"the same {key}" for key in keys] + near)
+
+    @model_validator(mode="after")
+    def _has_rule(self) -> Counterpart:
+        if self.on is None and self.radius_arcsec is None:
+            raise ValueError(f"the counterpart {self.survey!r} needs radius_arcsec, or on: {{their_column: our_column}}")
+        return self
 
 
 class SplitRule(_Model):
@@ -263,77 +300,6 @@ class Recipe(_Model):
         return [selection.survey for selection in self.selections]
 
 
-Model = TypeVar("Model", bound=BaseModel)
-
-
-def load_yaml(path: Path, kind: type[Model]) -> Model:
-    """One YAML file as a validated model. Raises BadInput naming file, line and key."""
-    try:
-        text = path.read_text()
-        data = yaml.safe_load(text)
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-    except OSError as error:
-        raise BadInput("cannot read the file", file=path, reason=error.strerror) from error
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else None
-        raise BadInput(f"not valid YAML: {error.problem}", file=path, line=line) from error
-    if not isinstance(data, dict) or tree is None:
-        raise BadInput("expected a mapping of keys to values", file=path, line=1)
-    _no_repeated_keys(tree, path)
-    try:
-        return kind.model_validate(data)
-    except ValidationError as error:
-        found = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-        problems = [(_place(tree, _loc(problem)), _wording(problem)) for problem in found]
-        (key, line), message = problems[0]
-        more = f"{len(problems) - 1} more problem(s) in this file follow once this one is mended" if problems[1:] else ""
-        raise BadInput(message, file=path, line=line, key=key or None, hint=more) from error
-
-
-def _loc(problem: Any) -> tuple[int | str, ...]:
-    return (*problem["loc"], *getattr(problem.get("ctx", {}).get("error"), "loc", ()))
-
-
-def _wording(problem: Any) -> str:
-    if problem["type"] == "extra_forbidden":
-        return "unknown key"
-    if problem["type"] == "missing":
-        return "required key is missing"
-    return str(problem["msg"]).removeprefix("Value error, ")
-
-
-def _place(tree: yaml.Node, loc: tuple[int | str, ...]) -> tuple[str, int]:
-    """Dotted key and line number of a pydantic error location, as deep as the YAML goes."""
-    node, line, named = tree, tree.start_mark.line + 1, []
-    for part in loc:
-        if isinstance(node, yaml.MappingNode):
-            found = next(((key, value) for key, value in node.value if key.value == str(part)), None)
-            if found:
-                line, node = found[0].start_mark.line + 1, found[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-        else:
-            break
-        named.append(str(part))
-    return ".".join(named), line
-
-
-def _no_repeated_keys(node: yaml.Node, path: Path) -> None:
-    children: list[yaml.Node] = []
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if key.value in seen:
-                raise BadInput("the key stands twice", file=path, line=key.start_mark.line + 1, key=key.value)
-            seen.add(key.value)
-            children.append(value)
-    elif isinstance(node, yaml.SequenceNode):
-        children = node.value
-    for child in children:
-        _no_repeated_keys(child, path)
-
-
 def catalogs_folder() -> Path:
     """Where the shipped `surveys/` and `recipes/` lie: inside the installed package, or beside it in a checkout."""
     package = Path(__file__).parent
@@ -362,30 +328,72 @@ def load_recipe(name_or_path: str, surveys: dict[str, Survey]) -> Recipe:
         known = ", ".join(sorted(file.stem for file in shipped.parent.glob("*.yaml")))
         raise BadInput(f"no recipe {name_or_path!r}", hint=f"give a path to a YAML file, or one of: {known}")
     recipe = load_yaml(path, Recipe)
-    for selection in recipe.selections:
-        check_selection(selection, surveys, path)
-    for counterpart in recipe.counterparts:
-        if counterpart.best and counterpart.best[0] not in {field.name for field in surveys[counterpart.survey].columns}:
-            raise BadInput(
-                f"the survey {counterpart.survey!r} has no column {counterpart.best[0]!r} to pick by", file=path, key="pick"
-            )
+    check_selection(recipe.primary, surveys, path, "primary")
+    for number, counterpart in enumerate(recipe.counterparts):
+        check_selection(counterpart, surveys, path, "counterparts", number)
+        check_match(counterpart, surveys[counterpart.survey], surveys[recipe.primary.survey], path, "counterparts", number)
     return recipe
 
 
-def check_selection(selection: Selection, surveys: dict[str, Survey], path: Path) -> None:
-    """Raise BadInput unless the survey and every field that a selection names exist."""
+def check_selection(selection: Selection, surveys: dict[str, Survey], path: Path, *loc: str | int) -> None:
+    """Raise BadInput unless the survey and every field that a selection names exist. `loc` is its place in the file."""
     survey = surveys.get(selection.survey)
     if survey is None:
-        raise BadInput(f"unknown survey {selection.survey!r}", file=path, hint=f"known surveys: {', '.join(sorted(surveys))}")
+        known = ", ".join(sorted(surveys))
+        raise wrong(path, f"unknown survey {selection.survey!r}", *loc, "survey", hint=f"known surveys: {known}")
     for key, names, declared in (
         ("members", selection.members, {field.name for field in survey.members}),
         ("columns", selection.columns, {field.name for field in survey.columns}),
     ):
         for name in names or ():
             if name not in declared:
-                raise BadInput(
-                    f"the survey {survey.name!r} has no field {name!r} among its {key}",
-                    file=path,
-                    key=key,
-                    hint=f"declared: {', '.join(sorted(declared))}",
-                )
+                what = f"the survey {survey.name!r} has no field {name!r} among its {key}"
+                raise wrong(path, what, *loc, key, hint=f"declared: {', '.join(sorted(declared))}")
+    if selection.repeats == "best" and survey.object_column and survey.quality is None:
+        what = f"the survey {survey.name!r} does not say which of several observations is the best"
+        raise wrong(path, what, *loc, "repeats", hint='name a column: `repeats: "best: column"`')
+    _check_ranking((selection.repeats or "").partition("best: ")[2], survey, path, *loc, "repeats")
+
+
+def check_match(counterpart: Counterpart, theirs: Survey, ours: Survey, path: Path, *loc: str | int) -> None:
+    """Raise BadInput unless every column that a match reads exists, and keys are of types that can be compared."""
+    _check_ranking(counterpart.pick.partition("best: ")[2], theirs, path, *loc, "pick")
+    for their_column, our_column in (counterpart.on or {}).items():
+        for survey, column in ((theirs, their_column), (ours, our_column)):
+            if column == "object_id":
+                continue
+            field = {field.name: field for field in survey.columns}.get(column)
+            if field is None:
+                what = f"the survey {survey.name!r} has no column {column!r} to join on"
+                known = ["object_id", *sorted(field.name for field in survey.columns if _is_key(field))]
+                raise wrong(path, what, *loc, "on", their_column, hint=f"keys may be: {', '.join(known)}")
+            if not _is_key(field):
+                what = f"{column!r} of the survey {survey.name!r} is no key: {field.dtype}"
+                raise wrong(path, what, *loc, "on", their_column, hint="keys are text or whole numbers, which compare exactly")
+
+
+def _check_ranking(text: str, survey: Survey, path: Path, *loc: str | int) -> None:
+    numbers = {field.name for field in survey.columns if not field.column and field.dtype != "string"}
+    if text and ranking(text)[0] not in numbers:
+        what = f"the survey {survey.name!r} has no column {ranking(text)[0]!r} of numbers to pick by"
+        raise wrong(path, what, *loc, hint=f"columns of numbers: {', '.join(sorted(numbers))}")
+
+
+def _is_key(field: Field) -> bool:
+    """Whether values of a column compare exactly: text and whole numbers."""
+    return not field.shape and (field.dtype == "string" or "int" in field.dtype)
+
+
+def repeats_of(selection: Selection, survey: Survey) -> str:
+    """Which observations of an object are taken: `all`, `first` or `best: column`.
+
+    Unless a recipe says: of the primary all, each a sample of its own; of a counterpart one, so that an object stays one
+    sample: the best if the survey declares its quality, else the first; with `pick: all`, all.
+    """
+    if survey.object_column is None:
+        return "all"
+    rule = selection.repeats
+    if rule is None:
+        one = isinstance(selection, Counterpart) and selection.pick != "all"
+        rule = ("best" if survey.quality else "first") if one else "all"
+    return f"best: {survey.quality}" if rule == "best" else rule

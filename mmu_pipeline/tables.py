@@ -103,8 +103,7 @@ def survey_page(survey: Survey) -> Group:
 
 def recipes_table(recipes: Iterable[Recipe]) -> Table:
     rows = (
-        (r.name, r.primary.survey, "\n".join(f'{c.survey} {c.radius_arcsec:g}" {c.pick}' for c in r.counterparts), r.title)
-        for r in recipes
+        (r.name, r.primary.survey, "\n".join(f"{c.survey} {c.rule}, {c.pick}" for c in r.counterparts), r.title) for r in recipes
     )
     return table(("name", "primary", "counterparts", "title"), rows)
 

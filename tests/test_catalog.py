@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from mmu_pipeline.catalog import Form, Survey, load_surveys, load_yaml
+from mmu_pipeline.catalog import Counterpart, Form, Selection, Survey, load_recipe, load_surveys, repeats_of
 from mmu_pipeline.errors import BadInput
 from mmu_pipeline.fields import Field
 from mmu_pipeline.readers import FORMATS, reader
+from mmu_pipeline.yaml_file import load_yaml
 
 SURVEYS = load_surveys()
 NOT_COUNTED = ("tess_qlp", "tess_tglc")
@@ -143,3 +144,58 @@ def test_a_survey_must_have_the_name_of_its_file(tmp_path: Path) -> None:
     (tmp_path / "other.yaml").write_text(GOOD)
     with pytest.raises(BadInput, match=r"named 'small'[\s\S]*other.yaml"):
         load_surveys(tmp_path)
+
+
+RECIPE = """\
+name: keyed
+primary:
+  survey: gaia
+  repeats: all
+counterparts:
+  - survey: lamost
+    on: {object_id: object_id}
+    pick: "best: snrg"
+  - {survey: chandra, radius_arcsec: 2, repeats: first}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "names"),
+    [
+        ("{object_id: object_id", "{object_id: sauce_id", 7, ["counterparts.0.on.object_id", "'gaia' has no column 'sauce_id'"]),
+        ("{object_id: object_id", "{obsid: object_id", 7, ["key: counterparts.0.on.obsid", "'lamost' has no column 'obsid'"]),
+        ("{object_id: object_id", "{z: object_id", 7, ["key: counterparts.0.on.z", "'z' of the survey 'lamost' is no key"]),
+        ("{object_id: object_id", "{", 7, ["key: counterparts.0.on", "at least 1"]),
+        ("    on: {object_id: object_id}\n", "", 6, ["key: counterparts.0", "'lamost' needs radius_arcsec, or on"]),
+        ("snrg", "snr_g", 8, ["key: counterparts.0.pick", "'snr_g'", "snrg"]),
+        ("snrg", "subclass", 8, ["key: counterparts.0.pick", "'subclass' of numbers"]),
+        ("first", "second", 9, ["key: counterparts.1.repeats"]),
+        ("first", "best", 9, ["key: counterparts.1.repeats", "'chandra' does not say", "name a column"]),
+        ("first", "'best: flux'", 9, ["key: counterparts.1.repeats", "'flux' of numbers"]),
+        ("survey: gaia", "survey: gaea", 3, ["key: primary.survey", "unknown survey 'gaea'"]),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_match_is_named_by_file_line_and_key(
+    tmp_path: Path, old: str, new: str, line: int, names: list[str]
+) -> None:
+    assert RECIPE.count(old) == 1
+    path = tmp_path / "keyed.yaml"
+    path.write_text(RECIPE)
+    assert load_recipe(str(path), SURVEYS).counterparts[0].rule == "the same object_id"
+    path.write_text(RECIPE.replace(old, new))
+    with pytest.raises(BadInput) as caught:
+        load_recipe(str(path), SURVEYS)
+    for name in [f"file: {path}", f"line: {line}\n", *names]:
+        assert name in f"{caught.value}\n"
+
+
+def test_of_several_observations_a_primary_keeps_all_and_a_counterpart_one_unless_the_recipe_says() -> None:
+    chandra, gaia = SURVEYS["chandra"], SURVEYS["gaia"]
+    rated = chandra.model_copy(update={"quality": "flux_significance_b desc"})
+    near = Counterpart(survey="chandra", radius_arcsec=1)
+    assert repeats_of(Selection(survey="chandra"), chandra) == "all"
+    assert repeats_of(near, chandra) == "first"
+    assert repeats_of(near, rated) == "best: flux_significance_b desc"
+    assert repeats_of(near.model_copy(update={"pick": "all"}), rated) == "all"
+    assert repeats_of(near.model_copy(update={"repeats": "best: exposure asc"}), rated) == "best: exposure asc"
+    assert repeats_of(Counterpart(survey="gaia", radius_arcsec=1, repeats="first"), gaia) == "all"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mmu_pipeline.catalog import Recipe, Survey, check_selection, load_surveys, load_yaml
+from mmu_pipeline.catalog import Recipe, Survey, check_selection, load_surveys
+from mmu_pipeline.yaml_file import load_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -93,7 +93,7 @@ def test_a_build_publishes_every_object_and_leaves_its_account_as_artifacts(undi
 
     result, _ = undisturbed
     assert (result.samples, result.reused, result.set_aside) == (OBJECTS, False, ())
-    assert [tally.stage for tally in result.stages] == ["scan", "objects", "match", "samples", "shards"]
+    assert [tally.stage for tally in result.stages] == ["scan", "objects", "keys", "match", "samples", "shards"]
     assert all(tally.done == tally.units > 0 for tally in result.stages)
     table = Artifact.get("pair-done")
     assert table is not None

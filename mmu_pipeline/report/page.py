@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from mmu_pipeline.catalog import Counterpart
 from mmu_pipeline.report import overview
 from mmu_pipeline.report.gallery import Card, card, choose
 from mmu_pipeline.report.ink import SPLIT_COLOURS, SURVEY_COLOURS, drawing, svg
@@ -88,7 +89,7 @@ def pairs_of(shard_set: ShardSet) -> list[Pairs]:
         found = len(separation) - separation.null_count
         several = pc.sum(pc.greater(shard_set.index[f"{name}_n_candidates"], 1)).as_py() or 0
         median = float(np.median(separation.drop_null().to_numpy())) if found else None
-        text = f"{rule['pick']} within {rule['radius_arcsec']:g}″, {rule['how']}"
+        text = f"{rule['pick']} {Counterpart.model_validate(rule).rule}, {rule['how']}"
         lines.append(Pairs(name, text, found, found / max(len(separation), 1), median, several))
     return lines
 
@@ -118,7 +119,8 @@ def _figures(shard_set: ShardSet) -> Mapping[str, Markup]:
             name, colour = rule["survey"], SURVEY_COLOURS[(at + 1) % len(SURVEY_COLOURS)]
             values = index[f"{name}_separation_arcsec"].drop_null().to_numpy()
             axes = figure.add_subplot(1, max(3, len(rules)), at + 1)
-            overview.draw_separations(axes, values, rule["radius_arcsec"], colour, name)
+            far = rule.get("radius_arcsec") or max(1.0, float(values.max(initial=0.0)))
+            overview.draw_separations(axes, values, far, colour, name)
 
     figures = {"sky": _figure((9.4, 6.9), "Samples on the sky", sky), "shards": _figure((9.4, 1.9), "Samples per shard", shards)}
     if rules:

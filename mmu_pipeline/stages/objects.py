@@ -125,6 +125,19 @@ def _row_groups(root: Root, partition: Partition) -> RowGroups:
     return RowGroups(footer, *ends.T)
 
 
+def find_rows(objects: pa.Table, files: pa.ChunkedArray, rows: pa.ChunkedArray) -> Int:
+    """Where each (source_file, source_row) stands in an object table, shape (n,); -1 where it does not, or is null."""
+    both = pa.chunked_array([*objects["source_file"].chunks, *files.chunks], pa.string()).combine_chunks()
+    codes = both.dictionary_encode().indices.fill_null(-1).to_numpy().astype(np.int64) << 40
+    known = codes[: len(objects)] + objects["source_row"].to_numpy()
+    asked = codes[len(objects) :] + pc.fill_null(rows, 0).to_numpy()
+    if not len(known):
+        return np.full(len(asked), -1, np.int64)
+    order = np.argsort(known, kind="stable")
+    place = order[np.minimum(np.searchsorted(known, asked, sorter=order), len(order) - 1)]
+    return np.where((known[place] == asked) & pc.is_valid(files).to_numpy(), place, -1)
+
+
 @cached(LRUCache(CACHED_BYTES, getsizeof=lambda table: table.nbytes), lock=Lock())
 def _group(root: Root, partition: Partition, columns: tuple[str, ...], number: int) -> pa.Table:
     """Some columns of a row group; kept a while, since its neighbours in the sky will want its margin."""

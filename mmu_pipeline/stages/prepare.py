@@ -43,6 +43,8 @@ def prepare(
             raise BadInput(
                 f"--source names the survey {name!r}, which the recipe does not use", hint=f"it uses: {', '.join(surveys)}"
             )
+    if any(counterpart.on for counterpart in chosen.counterparts):
+        raise BadInput("joins by key are read from recipes, but not built yet", recipe=chosen.name)
     found = {name: _source(survey, (sources or {}).get(name)) for name, survey in surveys.items()}
     chosen = chosen.model_copy(
         update={
