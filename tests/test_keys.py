@@ -21,7 +21,7 @@ from mmu_pipeline.hats import Partition
 from mmu_pipeline.joining import equal_pairs, key_codes
 from mmu_pipeline.sky import Cell, healpix29, pixels_at
 from mmu_pipeline.stages import keys
-from mmu_pipeline.stages.buckets import Side, key_hash
+from mmu_pipeline.stages.buckets import Whole, key_hash
 from mmu_pipeline.stages.build import Build
 from mmu_pipeline.stages.scan import object_schema
 from mmu_pipeline.storage import Root, object_folder, partition_path
@@ -63,7 +63,7 @@ def random_table(rng: np.random.Generator, declared: Survey, size: int, objects:
     )
 
 
-def stored(root: Root, declared: Survey, table: pa.Table) -> Side:
+def stored(root: Root, declared: Survey, table: pa.Table) -> Whole:
     """An object table on disk, in partitions."""
     order, partitions = declared.partition_order, []
     pixels = pixels_at(table["_healpix_29"].to_numpy(), order)
@@ -72,7 +72,7 @@ def stored(root: Root, declared: Survey, table: pa.Table) -> Side:
         part = table.filter(pa.array(pixels == pixel))
         root.write_table(path, part, row_group_size=3)
         partitions.append(Partition(Cell(order, int(pixel)), path, len(part), ""))
-    return Side(declared.name, tuple(partitions))
+    return Whole(declared.name, tuple(partitions))
 
 
 def run_keys(

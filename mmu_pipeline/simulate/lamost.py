@@ -19,8 +19,8 @@ LENGTHS = (3909, 3906, 3801)
 
 
 def object_ids(rows: pa.Table) -> list[str]:
-    """obsid: a running number."""
-    return [str(101_001 + 3 * true_id) for true_id in rows["true_id"].to_pylist()]
+    """obsid: a running number; that of a star's later spectra follows, where rows have a column `visit` (0 to 2)."""
+    return [str(101_001 + 3 * row["true_id"] + row.get("visit", 0)) for row in rows_of(rows)]
 
 
 def file_names(rows: pa.Table) -> list[str]:
@@ -35,7 +35,7 @@ def true_rows(rows: pa.Table, seed: int) -> list[dict[str, Any]]:
 def _true(row: Row, rng: np.random.Generator) -> dict[str, Any]:
     wavelength = 10 ** (3.5682 + 1e-4 * np.arange(min(LENGTH, LENGTHS[row["true_id"] % 3])))
     flux = 37.5 * light(row, wavelength)
-    known = row["true_id"] % 6 != 5
+    known, visit = row["true_id"] % 6 != 5, row.get("visit", 0)
     return {
         "wavelength": wavelength.astype("f4"),
         "flux": (flux * (1 + 0.02 * rng.standard_normal(len(flux)))).astype("f4"),
@@ -43,13 +43,20 @@ def _true(row: Row, rng: np.random.Generator) -> dict[str, Any]:
         "z_err": 2.5e-5 if known else None,
         "spectral_class": "STAR" if row["kind"] == "star" else "GALAXY",
         "subclass": "G5" if row["kind"] == "star" else None,
-        **{f"snr{band}": float(np.float32(10 + 5 * number)) for number, band in enumerate("ugriz")},
-        "mjd": 56_650 + row["true_id"] % 900,
+        **{
+            f"snr{band}": float(np.float32(10 + 5 * number + 2 * ((row["true_id"] + visit) % 3)))
+            for number, band in enumerate("ugriz")
+        },
+        "gaia_source_id": row.get("gaia_source_id"),
+        "mjd": 56_650 + row["true_id"] % 900 + visit,
     }
 
 
 def write_file(path: Path, rows: pa.Table, seed: int) -> None:
-    """Write one cell: the catalogue's columns in lower case, -9999 and "Non" where missing, restframe True for all."""
+    """Write one cell: the catalogue's columns in lower case, -9999 and "Non" where missing, restframe True for all.
+
+    Gaia's ids are those of a column `gaia_source_id` of the rows, if they have one.
+    """
     truth = true_rows(rows, seed)
     table = table_of(truth)
 
@@ -68,6 +75,7 @@ def write_file(path: Path, rows: pa.Table, seed: int) -> None:
         "class": np.array([row["spectral_class"].encode() for row in truth], "S8"),
         "subclass": np.array([(row["subclass"] or "Non").encode() for row in truth], "S8"),
         **{f"snr{band}": table[f"snr{band}"].astype("f4") for band in "ugriz"},
+        "gaia_source_id": np.where(table["gaia_source_id"] == None, -9999, table["gaia_source_id"]).astype("i8"),  # noqa: E711
         "mjd": table["mjd"].astype("i4"),
         "restframe": np.ones(len(truth), bool),
     }

@@ -33,7 +33,7 @@ class Bucket:
 
 
 @dataclass(frozen=True)
-class Side:
+class Whole:
     """All of a survey's object table that a build may read."""
 
     survey: str
@@ -92,18 +92,18 @@ def in_bucket(table: pa.Table, keys: Sequence[str], types: Sequence[pa.DataType]
 
 
 def gathered(
-    build: Build, side: Side, selection: Selection, columns: Sequence[str], keep: Callable[[pa.Table], pa.Table]
+    build: Build, whole: Whole, selection: Selection, columns: Sequence[str], keep: Callable[[pa.Table], pa.Table]
 ) -> pa.Table:
     """The rows of a survey that pass the selection's `where` and then `keep`, read a batch at a time, in NESTED order."""
-    schema = object_schema(build.surveys[side.survey])
+    schema = object_schema(build.surveys[whole.survey])
     wanted = list(dict.fromkeys(columns))
     found = [pa.schema([schema.field(name) for name in wanted]).empty_table()]
-    found += [keep(part).combine_chunks() for part in _batches(build, side, selection, wanted)]
+    found += [keep(part).combine_chunks() for part in _batches(build, whole, selection, wanted)]
     return pa.concat_tables(found)
 
 
-def _batches(build: Build, side: Side, selection: Selection, wanted: list[str]) -> Iterator[pa.Table]:
+def _batches(build: Build, whole: Whole, selection: Selection, wanted: list[str]) -> Iterator[pa.Table]:
     read = list(dict.fromkeys([*wanted, *sorted(columns_of(selection.where))]))
-    for partition in sorted(side.partitions, key=lambda item: item.cell.range):
+    for partition in sorted(whole.partitions, key=lambda item: item.cell.range):
         for table in build.root.read_batches(partition.path, read, BATCH_ROWS):
             yield select(table, selection.where).select(wanted)

@@ -15,7 +15,7 @@ from mmu_pipeline.joining import TooCommon, common_type, equal_pairs, key_codes
 from mmu_pipeline.matching import Pairs
 from mmu_pipeline.picking import joined_pairs, pick_objects
 from mmu_pipeline.sky import CELL_ORDER, Float, Int, arcsec, chord, pixels_at
-from mmu_pipeline.stages.buckets import Bucket, Side, buckets
+from mmu_pipeline.stages.buckets import Bucket, Whole, buckets
 from mmu_pipeline.stages.build import Build, Unit
 from mmu_pipeline.stages.repeats import PLACE_SCHEMA, is_reduced, losers_of, observations, reason, taken
 from mmu_pipeline.stages.scan import table_digest
@@ -40,7 +40,7 @@ def is_asked(selection: Selection, survey: Survey) -> bool:
     return is_reduced(selection, survey) or (isinstance(selection, Counterpart) and selection.on is not None)
 
 
-def units(build: Build, sides: Mapping[str, Side]) -> list[Unit]:
+def units(build: Build, sides: Mapping[str, Whole]) -> list[Unit]:
     """The buckets of every survey of which a recipe takes one observation of each object, and of every join by key."""
     primary, result = build.recipe.primary, []
     for selection in build.recipe.selections:
@@ -65,7 +65,7 @@ def _taking(selection: Selection, survey: Survey) -> list[object]:
     ]
 
 
-def _units(build: Build, name: str, sides: Sequence[Side], rule: object) -> list[Unit]:
+def _units(build: Build, name: str, sides: Sequence[Whole], rule: object) -> list[Unit]:
     read = [[(partition.path, partition.digest) for partition in side.partitions] for side in sides]
     rows = sum(side.rows for side in sides)
     return [
@@ -82,7 +82,7 @@ def run(unit: Unit, build: Build) -> Receipt:
     `_healpix_29`. Raises BadInput for a key that tells no object.
     """
     (bucket,) = (item for item in unit.inputs if isinstance(item, Bucket))
-    sides = [item for item in unit.inputs if isinstance(item, Side)]
+    sides = [item for item in unit.inputs if isinstance(item, Whole)]
     chosen = {selection.survey: selection for selection in build.recipe.selections}[sides[-1].survey]
     skipped: dict[str, int] = {}
     if len(sides) == 2 and isinstance(chosen, Counterpart):
@@ -110,7 +110,7 @@ def _digests(table: pa.Table) -> dict[str, str]:
 
 
 def _pairs_of(
-    build: Build, sides: Sequence[Side], primary: Selection, counterpart: Counterpart, bucket: Bucket
+    build: Build, sides: Sequence[Whole], primary: Selection, counterpart: Counterpart, bucket: Bucket
 ) -> tuple[int, pa.Table]:
     """How many rows a bucket of keys has on both sides, and the picked pairs among them."""
     surveys = [build.surveys[side.survey] for side in sides]

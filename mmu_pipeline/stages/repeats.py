@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from mmu_pipeline.catalog import Selection, Survey, ranking, repeats_of
 from mmu_pipeline.sky import Bool, Int
-from mmu_pipeline.stages.buckets import Bucket, Side, gathered, in_bucket
+from mmu_pipeline.stages.buckets import Bucket, Whole, gathered, in_bucket
 from mmu_pipeline.stages.build import Build
 from mmu_pipeline.stages.objects import find_rows
 
@@ -58,22 +58,22 @@ def _winners(table: pa.Table, selection: Selection, survey: Survey) -> Bool:
     return np.asarray(wins)
 
 
-def losers_of(build: Build, side: Side, selection: Selection, bucket: Bucket) -> tuple[int, pa.Table]:
+def losers_of(build: Build, whole: Whole, selection: Selection, bucket: Bucket) -> tuple[int, pa.Table]:
     """How many rows a bucket of objects has, and those of them that are not taken, along the sky."""
-    survey = build.surveys[side.survey]
+    survey = build.surveys[whole.survey]
     column = str(survey.object_column)
 
     def mine(part: pa.Table) -> pa.Table:
         return in_bucket(part, [column], [part[column].type], bucket)
 
-    table = gathered(build, side, selection, _columns_of(selection, survey), mine)
+    table = gathered(build, whole, selection, _columns_of(selection, survey), mine)
     losers = table.filter(pa.array(~_winners(table, selection, survey))).select(PLACE_SCHEMA.names)
     return len(table), losers.sort_by([(name, "ascending") for name in PLACE_SCHEMA.names]).cast(PLACE_SCHEMA).combine_chunks()
 
 
 def taken(
     build: Build,
-    side: Side,
+    whole: Whole,
     selection: Selection,
     columns: Sequence[str],
     keys: Sequence[str],
@@ -84,16 +84,16 @@ def taken(
 
     Where an object may have other keys, all observations of the bucket's objects are looked up first, whatever their keys.
     """
-    survey = build.surveys[side.survey]
+    survey = build.surveys[whole.survey]
     deciding = _columns_of(selection, survey)
-    table = gathered(build, side, selection, [*columns, *deciding], lambda part: in_bucket(part, keys, types, bucket))
+    table = gathered(build, whole, selection, [*columns, *deciding], lambda part: in_bucket(part, keys, types, bucket))
     if not deciding:
         return table
     column = str(survey.object_column)
     if list(keys) == [column]:
         return table.filter(pa.array(_winners(table, selection, survey)))
     objects = pc.unique(table[column]).drop_null()
-    everything = gathered(build, side, selection, deciding, lambda part: part.filter(pc.is_in(part[column], value_set=objects)))
+    everything = gathered(build, whole, selection, deciding, lambda part: part.filter(pc.is_in(part[column], value_set=objects)))
     losers = everything.filter(pa.array(~_winners(everything, selection, survey)))
     return without(table, losers)
 
