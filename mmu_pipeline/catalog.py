@@ -219,16 +219,11 @@ class Counterpart(Selection):
         return ranking(rule) if rule else None
 
     @property
-    def reach_arcsec(self) -> float:
-        """How far beyond a cell its rows are looked for there: with a key they are found wherever they are."""
-        return 0.0 if self.on else self.radius_arcsec or 0.0
-
-    @property
     def rule(self) -> str:
-        """What makes a candidate, in words: `within 1 arcsec`, `the same object_id`."""
+        """What makes a candidate, in words: `within 1 arcsec`, `with the same object_id`."""
         keys = [theirs if theirs == ours else f"{theirs} = {ours}" for theirs, ours in (self.on or {}).items()]
         near = [] if self.radius_arcsec is None else [f"within {self.radius_arcsec:g} arcsec"]
-        return " and ".join([f"the same {key}" for key in keys] + near)
+        return " and ".join([*([f"with the same {', '.join(keys)}"] if keys else []), *near])
 
     @model_validator(mode="after")
     def _has_rule(self) -> Counterpart:

@@ -181,7 +181,7 @@ def test_what_is_wrong_with_a_match_is_named_by_file_line_and_key(
     assert RECIPE.count(old) == 1
     path = tmp_path / "keyed.yaml"
     path.write_text(RECIPE)
-    assert load_recipe(str(path), SURVEYS).counterparts[0].rule == "the same object_id"
+    assert load_recipe(str(path), SURVEYS).counterparts[0].rule == "with the same object_id"
     path.write_text(RECIPE.replace(old, new))
     with pytest.raises(BadInput) as caught:
         load_recipe(str(path), SURVEYS)

@@ -47,7 +47,7 @@ def _pairs(recipe: Recipe, counterpart: Counterpart, table: pa.Table) -> pa.Tabl
     columns = ["_healpix_29", *_pair_columns(recipe, counterpart)]
     pairs = table.select(columns).filter(pc.is_valid(table[f"{counterpart.survey}_object_id"]))
     rest = (other for other in recipe.counterparts if other is not counterpart)
-    if any(other.pick == "all" for other in rest):
+    if any(other.pick == "all" or other.repeats == "all" for other in rest):
         pairs = pairs.group_by(columns, use_threads=False).aggregate([])
     order = ["_healpix_29", columns[1], f"{counterpart.survey}_rank"]
     return pairs.sort_by([(name, "ascending") for name in order])

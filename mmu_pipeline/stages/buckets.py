@@ -18,8 +18,6 @@ from mmu_pipeline.stages.scan import object_schema
 
 Hash = npt.NDArray[np.uint64]
 
-BATCH_ROWS = 1 << 16
-
 
 @dataclass(frozen=True)
 class Bucket:
@@ -38,6 +36,8 @@ class Whole:
 
     survey: str
     partitions: tuple[Partition, ...]
+    precision_arcsec: float = 0.0
+    """How far its positions may be off because of the type in which they were published."""
 
     @property
     def rows(self) -> int:
@@ -94,7 +94,7 @@ def in_bucket(table: pa.Table, keys: Sequence[str], types: Sequence[pa.DataType]
 def gathered(
     build: Build, whole: Whole, selection: Selection, columns: Sequence[str], keep: Callable[[pa.Table], pa.Table]
 ) -> pa.Table:
-    """The rows of a survey that pass the selection's `where` and then `keep`, read a batch at a time, in NESTED order."""
+    """The rows of a survey that pass the selection's `where` and then `keep`, read a row group at a time, in NESTED order."""
     schema = object_schema(build.surveys[whole.survey])
     wanted = list(dict.fromkeys(columns))
     found = [pa.schema([schema.field(name) for name in wanted]).empty_table()]
@@ -105,5 +105,6 @@ def gathered(
 def _batches(build: Build, whole: Whole, selection: Selection, wanted: list[str]) -> Iterator[pa.Table]:
     read = list(dict.fromkeys([*wanted, *sorted(columns_of(selection.where))]))
     for partition in sorted(whole.partitions, key=lambda item: item.cell.range):
-        for table in build.root.read_batches(partition.path, read, BATCH_ROWS):
-            yield select(table, selection.where).select(wanted)
+        footer = build.root.read_footer(partition.path)
+        for number in range(footer.num_row_groups):
+            yield select(build.root.read_row_group(partition.path, footer, number, read), selection.where).select(wanted)

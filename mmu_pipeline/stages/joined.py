@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 
 from mmu_pipeline.errors import BrokenArtefact
-from mmu_pipeline.sky import Int
+from mmu_pipeline.matching import Pairs
+from mmu_pipeline.sky import Cell, Int
 from mmu_pipeline.stages.build import Build
 from mmu_pipeline.stages.keys import PAIRS_SCHEMA
+from mmu_pipeline.stages.objects import find_rows
 from mmu_pipeline.stages.repeats import PLACE_SCHEMA
+from mmu_pipeline.stages.skies import POINTER
 from mmu_pipeline.storage import Receipt
 
 
@@ -67,6 +71,20 @@ def read_losers(build: Build, found: Joined, ranges: Int) -> pa.Table:
 def read_pairs(build: Build, found: Joined, start: int, stop: int) -> pa.Table:
     """Pairs of the primaries from one `_healpix_29` to before another, with columns as `keys.PAIRS_SCHEMA`."""
     return _read(build, found, found.pairs, start, stop, PAIRS_SCHEMA)
+
+
+def pairs_by_key(build: Build, found: Joined, primaries: pa.Table, cell: Cell) -> tuple[pa.Table, Pairs]:
+    """Rows of a survey that are joined by key to primaries of a pixel, and the pairs, as those by position are."""
+    pairs = read_pairs(build, found, *cell.range)
+    place = find_rows(primaries, pairs["source_file"], pairs["source_row"])
+    if np.any(place < 0):
+        raise BrokenArtefact("pairs by key point to primaries that the object table does not hold", survey=found.survey,
+                             hint="remove the receipts of the stage `keys` and build again")  # fmt: skip
+    order = np.lexsort((pairs["rank"].to_numpy(), place))
+    pairs = pairs.take(pa.array(order))
+    rows = pa.table({name: pairs[f"other_{name.strip('_')}"] for name in ("_healpix_29", *POINTER)})
+    columns = (pairs[name].to_numpy() for name in ("separation_arcsec", "rank", "n_candidates"))
+    return rows, Pairs(place[order], np.arange(len(order)), *columns)
 
 
 def _read(build: Build, found: Joined, paths: Sequence[str], start: int, stop: int, schema: pa.Schema) -> pa.Table:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from mmu_pipeline.astrometry import julian_year, motion_columns, pair_chord
 from mmu_pipeline.catalog import Counterpart, Selection, Survey, repeats_of
@@ -14,9 +13,10 @@ from mmu_pipeline.errors import BadInput
 from mmu_pipeline.joining import TooCommon, common_type, equal_pairs, key_codes
 from mmu_pipeline.matching import Pairs
 from mmu_pipeline.picking import joined_pairs, pick_objects
-from mmu_pipeline.sky import CELL_ORDER, Float, Int, arcsec, chord, pixels_at
+from mmu_pipeline.sky import CELL_ORDER, arcsec, chord, pixels_at
 from mmu_pipeline.stages.buckets import Bucket, Whole, buckets
 from mmu_pipeline.stages.build import Build, Unit
+from mmu_pipeline.stages.pairing import id_ranks, preference
 from mmu_pipeline.stages.repeats import PLACE_SCHEMA, is_reduced, losers_of, observations, reason, taken
 from mmu_pipeline.stages.scan import table_digest
 from mmu_pipeline.storage import Receipt, fingerprint
@@ -66,7 +66,7 @@ def _taking(selection: Selection, survey: Survey) -> list[object]:
 
 
 def _units(build: Build, name: str, sides: Sequence[Whole], rule: object) -> list[Unit]:
-    read = [[(partition.path, partition.digest) for partition in side.partitions] for side in sides]
+    read = [(side.precision_arcsec, [(part.path, part.digest) for part in side.partitions]) for side in sides]
     rows = sum(side.rows for side in sides)
     return [
         Unit("keys", f"{build.recipe.name}/{name}-{bucket}", None, 100 * rows, (bucket, *sides),
@@ -122,7 +122,8 @@ def _pairs_of(
         taken(build, side, selection, [*names, *columns], names, types, bucket)
         for side, selection, names, columns in zip(sides, (primary, counterpart), keys, read, strict=True)
     ]
-    pairs = _picked(tables, keys, surveys, counterpart)
+    precision = sum(side.precision_arcsec for side in sides)
+    pairs = _picked(tables, keys, surveys, counterpart, precision)
     ours, theirs = (table.take(pa.array(rows)) for table, rows in zip(tables, (pairs.primary, pairs.counterpart), strict=True))
     columns = [ours[name] for name in PLACE_SCHEMA.names]
     columns += [theirs[name] for name in ("object_id", "source_file", "source_row", "_healpix_29")]
@@ -143,7 +144,11 @@ def _type(survey: Survey, column: str) -> pa.DataType:
 
 
 def _picked(
-    tables: Sequence[pa.Table], keys: Sequence[Sequence[str]], surveys: Sequence[Survey], counterpart: Counterpart
+    tables: Sequence[pa.Table],
+    keys: Sequence[Sequence[str]],
+    surveys: Sequence[Survey],
+    counterpart: Counterpart,
+    precision_arcsec: float,
 ) -> Pairs:
     """The pick among all pairs of equal key, a bounded number of them at a time."""
     ours, theirs = tables
@@ -152,7 +157,7 @@ def _picked(
     measure = pair_chord((ours, theirs), (surveys[0], surveys[1]), epoch)
     ids = id_ranks(ours), id_ranks(theirs)
     objects = observations(ours, surveys[0]), observations(theirs, surveys[1])
-    within = np.inf if counterpart.radius_arcsec is None else chord(counterpart.radius_arcsec)
+    within = np.inf if counterpart.radius_arcsec is None else chord(counterpart.radius_arcsec + precision_arcsec)
     found = []
     try:
         for i, j in equal_pairs(*codes):
@@ -166,17 +171,3 @@ def _picked(
                        f"{surveys[1].name}: it tells no object", key=row,
                        hint="leave such rows out with `where`, or declare the value a sentinel") from error  # fmt: skip
     return joined_pairs(found)
-
-
-def id_ranks(table: pa.Table) -> Int:
-    """The place of each row's id among all ids, which breaks ties."""
-    return np.asarray(pc.rank(table["object_id"], tiebreaker="dense").to_numpy(), np.int64)
-
-
-def preference(table: pa.Table, counterpart: Counterpart) -> Float | None:
-    """What `best` minimises, shape (n,), NaN where it is not known; None with another pick."""
-    if counterpart.best is None:
-        return None
-    column, ascending = counterpart.best
-    values = table[column].cast(pa.float64()).to_numpy()
-    return np.asarray(values if ascending else -values)

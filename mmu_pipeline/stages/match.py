@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from mmu_pipeline.catalog import Recipe
+from mmu_pipeline.catalog import Counterpart, Recipe, repeats_of
+from mmu_pipeline.errors import BrokenArtefact
 from mmu_pipeline.expressions import select
+from mmu_pipeline.matching import Pairs
 from mmu_pipeline.sky import Cell, Int, in_ranges, margin_ranges
 from mmu_pipeline.stages.associations import association_folder, catalogs, parts_of
 from mmu_pipeline.stages.build import Build, Unit
+from mmu_pipeline.stages.joined import Joined, pairs_by_key, read_losers
 from mmu_pipeline.stages.match_table import CellTally, compose, joined, tally
 from mmu_pipeline.stages.pairing import Side, pairs_by_position
+from mmu_pipeline.stages.repeats import reason, without
 from mmu_pipeline.stages.skies import Sky, blind, reach, rival_reach, rows_of, rows_within
 from mmu_pipeline.stages.tiling import tiles
 from mmu_pipeline.storage import Receipt, fingerprint, partition_path
@@ -37,8 +43,9 @@ def block_of(name: str) -> Cell:
 def match_rule(build: Build) -> str:
     """Fingerprint of what a recipe says of its match."""
     recipe = build.recipe
-    counterparts = [(c.survey, c.radius_arcsec, c.pick, c.how, c.where, c.epoch) for c in recipe.counterparts]
-    return fingerprint("match", recipe.primary.survey, recipe.primary.where, counterparts)
+    taken = [(s.survey, s.where, repeats_of(s, build.surveys[s.survey])) for s in recipe.selections]
+    counterparts = [(c.radius_arcsec, c.on and list(c.on.items()), c.pick, c.how, c.epoch) for c in recipe.counterparts]
+    return fingerprint("match", taken, counterparts)
 
 
 @dataclass(frozen=True)
@@ -62,17 +69,21 @@ def run(unit: Unit, build: Build) -> Receipt:
     """
     recipe, block = build.recipe, block_of(unit.name)
     skies = {sky.survey: sky for sky in unit.inputs if isinstance(sky, Sky)}
+    known = {found.survey: found for found in unit.inputs if isinstance(found, Joined)}
     strips = tiles([block], lambda cell: rows_within(build, skies.values(), cell), build.match_rows, FINEST_STRIP)
     schemas = catalogs(recipe)
     paths = {folder: partition_path(folder, block) for folder in schemas}
     tallies: dict[int, CellTally] = {}
     counts: Counter[str] = Counter()
     lost: Counter[str] = Counter()
+    widest = {counterpart.survey: 0.0 for counterpart in recipe.counterparts if counterpart.on}
     with ExitStack() as stack:
         files = {folder: stack.enter_context(build.root.writing_rows(paths[folder], schemas[folder])) for folder in schemas}
         for cell in strips:
-            strip = match_pixel(build, cell, skies)
+            strip = match_pixel(build, cell, skies, known)
             tally(tallies, recipe, strip.table)
+            for name, far in widest.items():
+                widest[name] = max(far, pc.max(strip.table[f"{name}_separation_arcsec"]).as_py() or 0.0)
             for folder, part in parts_of(recipe, strip.table).items():
                 files[folder].write(part)
             counts.update(rows=strip.rows, primaries=strip.primaries)
@@ -93,41 +104,75 @@ def run(unit: Unit, build: Build) -> Receipt:
                 c.survey: files[association_folder(recipe, c.survey)].rows
                 for c in (recipe.counterparts if recipe.counterparts[1:] else ())
             },
-            "reach_arcsec": {c.survey: reach(c, primary, skies[c.survey]) for c in recipe.counterparts},
+            "reach_arcsec": {
+                c.survey: widest[c.survey] if c.on else reach(c, primary, skies[c.survey]) for c in recipe.counterparts
+            },
             "cells": {str(cell): part.facts() for cell, part in tallies.items()},
         },
     )  # fmt: skip
 
 
-def match_pixel(build: Build, cell: Cell, skies: dict[str, Sky]) -> Strip:
-    """Match the primaries of one pixel of any order, with the margin that each counterpart needs."""
+def match_pixel(build: Build, cell: Cell, skies: Mapping[str, Sky], known: Mapping[str, Joined]) -> Strip:
+    """Match the primaries of one pixel of any order, with the margin that each counterpart needs.
+
+    `known` is what the stage `keys` found of the surveys that it dealt with.
+    """
     recipe = build.recipe
     primary = skies[recipe.primary.survey]
     rivals = max((rival_reach(other, primary, skies[other.survey]) for other in recipe.counterparts), default=0.0)
     around = rows_of(build, primary, margin_ranges(cell, rivals), recipe.primary.where)
-    total = int(in_ranges(around["_healpix_29"].to_numpy(), cell.range).sum())
-    around = select(around, recipe.primary.where).combine_chunks()
+    total = _within(around, cell)
+    around = select(around, recipe.primary.where)
+    passed = _within(around, cell)
+    around = _taken(build, around, known.get(primary.survey), margin_ranges(cell, rivals))
     index = around["_healpix_29"].to_numpy()
-    known = in_ranges(index, cell.range)
-    lost = {f"does not pass where: {recipe.primary.where}": total - int(known.sum())}
-    for counterpart in recipe.counterparts:
-        for reason, unseen in blind(counterpart, primary, skies[counterpart.survey], index).items():
-            lost[reason] = int((known & unseen).sum())
-            known &= ~unseen
-    output: dict[str, Int] = {"primary": np.flatnonzero(known)}
+    told = in_ranges(index, cell.range)
+    lost = Counter({f"does not pass where: {recipe.primary.where}": total - passed})
+    if passed > told.sum():
+        lost[reason(recipe.primary, build.surveys[primary.survey])] = passed - int(told.sum())
     found = {}
     for counterpart in recipe.counterparts:
-        sky = skies[counterpart.survey]
-        ranges = margin_ranges(cell, reach(counterpart, primary, sky))
-        rows = select(rows_of(build, sky, ranges, counterpart.where, counterpart), counterpart.where).combine_chunks()
-        pairs = pairs_by_position(build, Side(primary, around), Side(sky, rows), counterpart)
+        sky, joins = skies[counterpart.survey], known.get(counterpart.survey)
+        found[sky.survey] = _pairs(build, cell, (primary, around), sky, counterpart, joins)
+        untold = blind(counterpart, primary, sky, index)
+        if counterpart.on and joins and joins.unread:
+            more = f" and {len(joins.unread) - 1} more" if joins.unread[1:] else ""
+            paired = np.bincount(found[sky.survey][1].primary, minlength=len(around)) > 0
+            untold[f"no {sky.survey} {counterpart.rule}, but {joins.unread[0]}{more} set aside"] = ~paired
+        for why, rows in untold.items():
+            lost[why] += int((told & rows).sum())
+            told &= ~rows
+    output: dict[str, Int] = {"primary": np.flatnonzero(told)}
+    for counterpart in recipe.counterparts:
         before = _distinct(output["primary"])
-        output = joined(output, counterpart.survey, pairs, counterpart.how, len(around))
-        without = before - _distinct(output["primary"])
-        lost[f"no {counterpart.survey} within {counterpart.radius_arcsec:g} arcsec"] = without
-        found[counterpart.survey] = rows, pairs
-    return Strip(compose(recipe, around, found, output), _distinct(output["primary"]), total, lost)
+        output = joined(output, counterpart.survey, found[counterpart.survey][1], counterpart.how, len(around))
+        lost[f"no {counterpart.survey} {counterpart.rule}"] = before - _distinct(output["primary"])
+    return Strip(compose(recipe, around, found, output), _distinct(output["primary"]), total, dict(lost))
 
 
 def _distinct(ascending: Int) -> int:
     return int(np.count_nonzero(np.diff(ascending, prepend=-1)))
+
+
+def _within(table: pa.Table, cell: Cell) -> int:
+    """How many rows lie in a pixel."""
+    return int(in_ranges(table["_healpix_29"].to_numpy(), cell.range).sum())
+
+
+def _taken(build: Build, table: pa.Table, joins: Joined | None, ranges: Int) -> pa.Table:
+    """Rows of a survey without the observations that the recipe does not take."""
+    return (table if joins is None else without(table, read_losers(build, joins, ranges))).combine_chunks()
+
+
+def _pairs(
+    build: Build, cell: Cell, ours: tuple[Sky, pa.Table], sky: Sky, counterpart: Counterpart, joins: Joined | None
+) -> tuple[pa.Table, Pairs]:
+    """Rows of a counterpart, and their pairs with rows of the primary."""
+    primary, around = ours
+    if counterpart.on:
+        if joins is None:
+            raise BrokenArtefact(f"keys of {sky.survey} were not joined", hint="run the stage `keys` first")
+        return pairs_by_key(build, joins, around, cell)
+    ranges = margin_ranges(cell, reach(counterpart, primary, sky))
+    rows = _taken(build, select(rows_of(build, sky, ranges, counterpart.where, counterpart), counterpart.where), joins, ranges)
+    return rows, pairs_by_position(build, Side(primary, around), Side(sky, rows), counterpart)

@@ -11,8 +11,11 @@ from mmu_pipeline.astrometry import julian_year, reach_of_motion
 from mmu_pipeline.catalog import Recipe
 from mmu_pipeline.errors import BadInput
 from mmu_pipeline.shards.schema import sample_members
-from mmu_pipeline.sky import CELL_ORDER, Cell, Int, margin_ranges
+from mmu_pipeline.sky import CELL_ORDER, Cell, Int, cells_touching, margin_ranges
+from mmu_pipeline.stages import keys
+from mmu_pipeline.stages.buckets import Whole
 from mmu_pipeline.stages.build import Build, Unit
+from mmu_pipeline.stages.joined import joined
 from mmu_pipeline.stages.match import match_rule, unit_name
 from mmu_pipeline.stages.partitions import object_partitions
 from mmu_pipeline.stages.receipts import stage_receipts
@@ -23,6 +26,7 @@ from mmu_pipeline.storage import Receipt, fingerprint
 MOST_REACH_ARCSEC = 5400.0
 """How far a margin may reach: no order-4 cell is narrower than 1.5 degrees."""
 CELLS = 12 * 4**CELL_ORDER
+NOWHERE = np.empty((0, 2), np.int64)
 
 
 def match_units(build: Build) -> list[Unit]:
@@ -32,6 +36,8 @@ def match_units(build: Build) -> list[Unit]:
     """
     stored = stage_receipts(build, "objects")
     skies, rule = _skies(build, stored), match_rule(build)
+    keyed, unread = stage_receipts(build, "keys"), _unread(build, stored)
+    by_key = {counterpart.survey for counterpart in build.recipe.counterparts if counterpart.on}
     primaries, everything = _rows_before(stored, [build.recipe.primary.survey]), _rows_before(stored, build.recipe.survey_names)
     wanted = np.ones(CELLS, bool)
     if build.cells is not None:
@@ -46,11 +52,36 @@ def match_units(build: Build) -> list[Unit]:
 
     units = []
     for block in tiles((Cell(0, pixel) for pixel in range(12)), rows, build.match_rows, CELL_ORDER):
-        near = tuple(sky.near(margin_ranges(block, far)) for sky, far in zip(skies, _reaches(build.recipe, skies), strict=True))
+        near, found = [], []
+        for sky, far in zip(skies, _reaches(build.recipe, skies), strict=True):
+            ranges = NOWHERE if sky.survey in by_key else margin_ranges(block, far)
+            near.append(sky.near(ranges))
+            cells = {cell.pixel for cell in cells_touching(ranges, CELL_ORDER)}
+            found.append(joined(sky.survey, keyed, unread[sky.survey], cells, range(*_cells_of(block))))
         weight = 100 * int(rows(block))
-        units.append(Unit("match", unit_name(build.recipe, block), _cells_of(block)[0], weight, near,
-                          fingerprint("match", rule, [_seen(sky) for sky in near])))  # fmt: skip
+        known = [(item.survey, item.digests, item.unread, item.failed) for item in found if item]
+        units.append(Unit("match", unit_name(build.recipe, block), _cells_of(block)[0], weight, (*near, *filter(None, found)),
+                          fingerprint("match", rule, [_seen(sky) for sky in near], known)))  # fmt: skip
     return units
+
+
+def key_units(build: Build) -> list[Unit]:
+    """What no cell can tell by itself: the units of the stage `keys`. None for a recipe without keys and repeats."""
+    if not any(keys.is_asked(selection, build.surveys[selection.survey]) for selection in build.recipe.selections):
+        return []
+    stored = stage_receipts(build, "objects")
+    return keys.units(
+        build, {sky.survey: Whole(sky.survey, sky.partitions, sky.precision_arcsec) for sky in _skies(build, stored)}
+    )
+
+
+def _unread(build: Build, stored: Sequence[Receipt]) -> dict[str, list[str]]:
+    """Survey -> units of it, of the scan and of the object table, that were set aside in whole or in part."""
+    found: dict[str, list[str]] = {name: [] for name in build.recipe.survey_names}
+    for receipt in (*stage_receipts(build, "scan"), *stored):
+        if receipt.status != "done" and receipt.unit.split("/")[0] in found:
+            found[receipt.unit.split("/")[0]].append(f"{receipt.stage} {receipt.unit}")
+    return found
 
 
 def sample_units(build: Build) -> list[Unit]:
@@ -143,11 +174,11 @@ def moves_of(recipe: Recipe, name: str, motions: Mapping[str, Sequence[Mapping[s
     """How far rows of a survey may move, in arcsec, to the epochs of each match that they take part in."""
     moves = []
     for other in recipe.counterparts:
-        if other.epoch is None or name not in (recipe.primary.survey, other.survey):
+        if other.epoch is None or other.on or name not in (recipe.primary.survey, other.survey):
             continue
         opposite = other.survey if name == recipe.primary.survey else recipe.primary.survey
         far = reach_of_motion(motions[name], motions[opposite], julian_year(other.epoch))
-        if other.radius_arcsec + far > MOST_REACH_ARCSEC:
+        if (other.radius_arcsec or 0.0) + far > MOST_REACH_ARCSEC:
             raise BadInput(f"the survey {name!r} moves too far to {other.epoch}: its margin would be wider than a cell",
                            moves_arcsec=round(far, 1), hint="choose an epoch nearer to that of the surveys")  # fmt: skip
         moves.append((other.survey, far))

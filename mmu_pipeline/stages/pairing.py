@@ -6,13 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mmu_pipeline.astrometry import at_epoch, epochs, julian_year
 from mmu_pipeline.candidates import Positions
 from mmu_pipeline.catalog import Counterpart
 from mmu_pipeline.matching import Pairs, Refinement, match
+from mmu_pipeline.picking import pick_objects
 from mmu_pipeline.sky import Float, Int, unit_vectors
 from mmu_pipeline.stages.build import Build
+from mmu_pipeline.stages.repeats import is_repeated, observations
 from mmu_pipeline.stages.skies import Sky, wide
 
 
@@ -25,15 +28,28 @@ class Side:
 
 
 def pairs_by_position(build: Build, primary: Side, other: Side, counterpart: Counterpart) -> Pairs:
-    """The matches of a counterpart with every row of the primary."""
-    return match(
+    """The matches of a counterpart with every row of the primary.
+
+    Where a survey takes part with all observations of an object, it is objects that are picked, not rows.
+    """
+    surveys = [build.surveys[side.sky.survey] for side in (primary, other)]
+    selections = (build.recipe.primary, counterpart)
+    repeated = any(is_repeated(selection, survey) for selection, survey in zip(selections, surveys, strict=True))
+    by_object = repeated and counterpart.pick != "all"
+    pairs = match(
         _positions(build, primary, counterpart),
         _positions(build, other, counterpart),
         wide(counterpart, primary.sky, other.sky),
-        "best" if counterpart.best else counterpart.pick,  # type: ignore[arg-type]
-        _preference(other.rows, counterpart),
+        "all" if by_object else "best" if counterpart.best else counterpart.pick,  # type: ignore[arg-type]
+        preference(other.rows, counterpart),
         _refinement(build, primary, other, counterpart),
     )
+    if not by_object:
+        return pairs
+    ids = id_ranks(primary.rows), id_ranks(other.rows)
+    objects = observations(primary.rows, surveys[0]), observations(other.rows, surveys[1])
+    candidates = pairs.primary, pairs.counterpart, pairs.separation_arcsec
+    return pick_objects(*candidates, counterpart.pick, ids, objects, preference(other.rows, counterpart))
 
 
 def _positions(build: Build, side: Side, counterpart: Counterpart) -> Positions:
@@ -65,7 +81,12 @@ def _refinement(build: Build, primary: Side, other: Side, counterpart: Counterpa
     return Refinement(primary.sky.move(counterpart) + other.sky.move(counterpart), pair_chord)
 
 
-def _preference(rows: pa.Table, counterpart: Counterpart) -> Float | None:
+def id_ranks(rows: pa.Table) -> Int:
+    """The place of each row's id among all ids, which breaks ties. Shape (n,)."""
+    return np.asarray(pc.rank(rows["object_id"], tiebreaker="dense").to_numpy(), np.int64)
+
+
+def preference(rows: pa.Table, counterpart: Counterpart) -> Float | None:
     """What `best` minimises, shape (n,), NaN where it is not known."""
     if counterpart.best is None:
         return None

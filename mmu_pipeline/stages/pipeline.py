@@ -17,18 +17,20 @@ import numpy as np
 
 from mmu_pipeline.errors import BadInput, PipelineError
 from mmu_pipeline.sky import CELL_ORDER
-from mmu_pipeline.stages import margins, match, objects, samples, scan, shards
+from mmu_pipeline.stages import keys, margins, match, objects, samples, scan, shards
 from mmu_pipeline.stages.build import Build, Outcome, SourceFile, Unit
 from mmu_pipeline.stages.download import companion_versions, list_files, read_text_beside
 from mmu_pipeline.stages.listing import write_listing
-from mmu_pipeline.stages.match_units import match_units, sample_units
+from mmu_pipeline.stages.match_units import key_units, match_units, sample_units
 from mmu_pipeline.stages.partitions import describe_matches, describe_objects, object_partitions
 from mmu_pipeline.stages.receipts import read_receipts, stage_list, stage_receipts
+from mmu_pipeline.stages.repeats import is_reduced
 from mmu_pipeline.storage import Receipt, fingerprint, valid_receipt, write_receipt
 
 STAGE_FUNCTIONS: Mapping[str, Callable[[Unit, Build], Receipt]] = {
     "scan": scan.run,
     "objects": objects.run,
+    "keys": keys.run,
     "match": match.run,
     "samples": samples.run,
     "shards": shards.run,
@@ -84,6 +86,7 @@ def units_of(stage: str, build: Build) -> list[Unit]:
     return {
         "scan": _scan_units,
         "objects": _object_units,
+        "keys": key_units,
         "match": match_units,
         "samples": _open_sample_units,
         "shards": shards.units,
@@ -111,6 +114,7 @@ def _scan_units(build: Build) -> list[Unit]:
     footprint = build.cells
     if build.surveys[build.recipe.primary.survey].forms[build.sources[build.recipe.primary.survey].form].cut_by_cell:
         footprint = frozenset(cell for file in primary_files for cell in file.cells or ())
+        footprint = footprint if build.cells is None else footprint & _with_neighbours(build.cells)
     for name, survey in build.surveys.items():
         form = survey.forms[build.sources[name].form]
         files = (
@@ -153,11 +157,18 @@ def _listed(build: Build, name: str, cells: frozenset[int] | None) -> list[Sourc
 
 
 def _wanted_cells(build: Build, name: str, footprint: frozenset[int] | None) -> frozenset[int] | None:
-    """Order-4 cells of a survey that a build of `footprint` needs: its margin, and whole partitions of the object table."""
+    """Order-4 cells of a survey that a build of `footprint` needs: its margin, and whole partitions of the object table.
+
+    None for all: where rows are found by key, they may lie anywhere.
+    """
     survey = build.surveys[name]
     if footprint is None or not survey.forms[build.sources[name].form].cut_by_cell:
         return None
-    reaching = name != build.recipe.primary.survey or any(other.pick == "mutual" for other in build.recipe.counterparts)
+    primary, others = build.recipe.primary, build.recipe.counterparts
+    ours = name == primary.survey
+    if any(other.on and (name == other.survey or (ours and other.pick == "mutual")) for other in others):
+        return None
+    reaching = not ours or is_reduced(primary, survey) or any(other.pick == "mutual" for other in others)
     near = _with_neighbours(footprint) if reaching else footprint
     if survey.partition_order < CELL_ORDER:
         shift = 2 * (CELL_ORDER - survey.partition_order)

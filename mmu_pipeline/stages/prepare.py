@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from platformdirs import user_cache_dir
 
-from mmu_pipeline.catalog import Recipe, Selection, Survey, load_recipe, load_surveys
+from mmu_pipeline.catalog import Recipe, Selection, Survey, load_recipe, load_surveys, repeats_of
 from mmu_pipeline.errors import BadInput
 from mmu_pipeline.expressions import parse_where
 from mmu_pipeline.readers import reader
@@ -43,8 +43,6 @@ def prepare(
             raise BadInput(
                 f"--source names the survey {name!r}, which the recipe does not use", hint=f"it uses: {', '.join(surveys)}"
             )
-    if any(counterpart.on for counterpart in chosen.counterparts):
-        raise BadInput("joins by key are read from recipes, but not built yet", recipe=chosen.name)
     found = {name: _source(survey, (sources or {}).get(name)) for name, survey in surveys.items()}
     chosen = chosen.model_copy(
         update={
@@ -53,6 +51,7 @@ def prepare(
         }
     )
     _check_columns(chosen)
+    _check_keys(chosen, surveys, found)
     return Build(chosen, surveys, found, Root(root), _cells(cells, cone), cache or user_cache_dir("mmu_pipeline"))
 
 
@@ -86,7 +85,8 @@ def _explicit(selection: Chosen, surveys: Mapping[str, Survey], sources: Mapping
     for name in (*(selection.members or ()), *(selection.columns or ())):
         if name not in carried:
             raise BadInput(f"the form {form!r} of {survey.name!r} does not carry the field {name!r}", recipe_key=survey.name)
-    update = {
+    update: dict[str, object] = {
+        "repeats": repeats_of(selection, survey) if survey.object_column else None,
         "members": tuple(
             f.name for f in survey.members if f.name in (carried if selection.members is None else selection.members)
         ),
@@ -95,6 +95,18 @@ def _explicit(selection: Chosen, surveys: Mapping[str, Survey], sources: Mapping
         ),
     }
     return selection.model_copy(update=update)
+
+
+def _check_keys(recipe: Recipe, surveys: Mapping[str, Survey], sources: Mapping[str, Source]) -> None:
+    """Raise BadInput where the form in use lacks a column that the recipe joins on: nothing would match."""
+    for counterpart in recipe.counterparts:
+        for column, name in [*((c, counterpart.survey) for c in counterpart.on or {}),
+                             *((c, recipe.primary.survey) for c in (counterpart.on or {}).values())]:  # fmt: skip
+            form = sources[name].form
+            if column != "object_id" and not surveys[name].field(column).is_carried(form):
+                others = [other for other in surveys[name].forms if surveys[name].field(column).is_carried(other)]
+                raise BadInput(f"the form {form!r} of {name!r} does not carry the column {column!r} to join on", recipe_key="on",
+                               hint=f"forms that do: {', '.join(others) or 'none'}")  # fmt: skip
 
 
 def _check_columns(recipe: Recipe) -> None:

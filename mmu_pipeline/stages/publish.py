@@ -87,9 +87,10 @@ def _provenance(build: Build, receipts: dict[str, list[Receipt]]) -> list[Proven
 def _account(receipts: dict[str, list[Receipt]], not_dealt: dict[str, int], set_aside: list[dict[str, str]]) -> Account:
     counts: dict[str, int] = defaultdict(int)
     skipped: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for stage in ("scan", "objects", "match", "samples"):
+    for stage in ("scan", "objects", "keys", "match", "samples"):
         for receipt in receipts[stage]:
             owner = receipt.unit.split("/")[0] if stage in ("scan", "objects") else stage
+            owner = receipt.unit.split("/")[1] if stage == "keys" else owner
             if stage == "objects":
                 counts[f"{owner} objects"] += receipt.rows_out
             for name, matched in receipt.facts.get("matched", {}).items():

@@ -23,6 +23,11 @@ def is_reduced(selection: Selection, survey: Survey) -> bool:
     return repeats_of(selection, survey) != "all"
 
 
+def is_repeated(selection: Selection, survey: Survey) -> bool:
+    """Whether several rows of one object may take part in a match."""
+    return survey.object_column is not None and not is_reduced(selection, survey)
+
+
 def reason(selection: Selection, survey: Survey) -> str:
     """Why a row is left out whose object has another observation that is taken."""
     rule = repeats_of(selection, survey)

@@ -23,13 +23,14 @@ from mmu_pipeline.shards.samples import Sample, sample_key
 from mmu_pipeline.shards.schema import MemberField, sample_members, sample_scalars
 from mmu_pipeline.shards.splits import near_other_split
 from mmu_pipeline.shards.tar import write_samples
-from mmu_pipeline.sky import CELL_ORDER, Cell, Int, margin_ranges
+from mmu_pipeline.sky import CELL_ORDER, Cell, Int, pixels_at
 from mmu_pipeline.stages.access import Access
 from mmu_pipeline.stages.build import Build, Unit
 from mmu_pipeline.stages.listing import listed_files
 from mmu_pipeline.stages.match import block_of
-from mmu_pipeline.stages.objects import read_objects
-from mmu_pipeline.stages.skies import Sky, reach
+from mmu_pipeline.stages.objects import find_rows, read_objects
+from mmu_pipeline.stages.repeats import is_repeated
+from mmu_pipeline.stages.skies import Sky
 from mmu_pipeline.storage import Receipt, match_folder, partition_path
 
 GUARDED = "within guard_arcsec of another split"
@@ -80,13 +81,14 @@ def _keys(build: Build, matches: pa.Table) -> list[str]:
     """Keys follow from the primary's id alone, and from what else tells two samples of it apart."""
     recipe = build.recipe
     parts = [f"{recipe.primary.survey}_object_id"]
-    if build.surveys[recipe.primary.survey].repeated_ids:
+    if is_repeated(recipe.primary, build.surveys[recipe.primary.survey]):
         parts += [f"{recipe.primary.survey}_source_file", f"{recipe.primary.survey}_source_row"]
     for counterpart in recipe.counterparts:
-        if counterpart.pick == "all":
+        repeated = is_repeated(counterpart, build.surveys[counterpart.survey])
+        if counterpart.pick == "all" or repeated:
             parts.append(f"{counterpart.survey}_object_id")
-            if build.surveys[counterpart.survey].repeated_ids:
-                parts += [f"{counterpart.survey}_source_file", f"{counterpart.survey}_source_row"]
+        if repeated:
+            parts += [f"{counterpart.survey}_source_file", f"{counterpart.survey}_source_row"]
     columns = [pc.cast(matches[name], pa.string()).to_pylist() for name in parts]
     return [sample_key(ids) for ids in zip(*columns, strict=True)]
 
@@ -96,34 +98,33 @@ def _records(unit: Unit, build: Build, cell: Cell, matches: pa.Table) -> pa.Tabl
     schema = pa.schema([(scalar.name, scalar.type) for scalar in sample_scalars(build.recipe, build.surveys)])
     columns: dict[str, pa.ChunkedArray | pa.Array] = {"healpix": pa.array(np.full(len(matches), cell.pixel))}
     skies = {sky.survey: sky for sky in unit.inputs if isinstance(sky, Sky)}
-    primary = skies[build.recipe.primary.survey]
-    far = {other.survey: reach(other, primary, skies[other.survey]) for other in build.recipe.counterparts}
     for selection in build.recipe.selections:
         name = selection.survey
         wanted = ["ra", "dec", "source_file", "source_row", *(selection.columns or ())]
-        objects = read_objects(build, name, skies[name].partitions, margin_ranges(cell, far.get(name, 0.0)), wanted)
+        places = matches["_healpix_29" if selection is build.recipe.primary else f"{name}_healpix29"]
+        objects = read_objects(build, name, skies[name].partitions, _spans(places), wanted)
         rows = objects.take(_located(objects, matches[f"{name}_source_file"], matches[f"{name}_source_row"], name))
         columns |= {f"{name}_{column}": rows[column] for column in ("ra", "dec", *(selection.columns or ()))}
         columns[f"{name}_object_id"] = matches[f"{name}_object_id"]
-        if name in far:
+        if selection is not build.recipe.primary:
             columns[f"has_{name}"] = pc.is_valid(matches[f"{name}_object_id"])
             columns |= {f"{name}_{column}": matches[f"{name}_{column}"] for column in PAIR}
     absent = pa.nulls(len(matches))
     return pa.table([pc.cast(columns.get(field.name, absent), field.type) for field in schema], schema=schema)
 
 
+def _spans(places: pa.ChunkedArray) -> Int:
+    """`_healpix_29` ranges, shape (n, 2), that hold some places: from the first to the last of them in each order-4 cell."""
+    index = np.unique(places.drop_null().to_numpy())
+    starts = np.flatnonzero(np.diff(pixels_at(index, CELL_ORDER), prepend=-1))
+    ends = np.append(starts[1:], len(index))[: len(starts)]
+    return np.stack([index[starts], index[ends - 1] + 1], axis=1)
+
+
 def _located(objects: pa.Table, files: pa.ChunkedArray, rows: pa.ChunkedArray, survey: str) -> pa.Array:
     """Where each (source_file, source_row) stands in an object table; null where the pointer is null."""
-    both = pa.chunked_array([*objects["source_file"].chunks, *files.chunks], pa.string()).combine_chunks()
-    codes = both.dictionary_encode().indices.fill_null(-1).to_numpy().astype(np.int64) << 40
-    known = codes[: len(objects)] + objects["source_row"].to_numpy()
-    asked = codes[len(objects) :] + pc.fill_null(rows, 0).to_numpy()
-    absent = pc.is_null(files).to_numpy()
-    order = np.argsort(known, kind="stable")
-    if not len(order):
-        order, known = np.zeros(1, np.int64), np.full(1, -1)
-    place = order[np.minimum(np.searchsorted(known, asked, sorter=order), len(order) - 1)]
-    if np.any((known[place] != asked) & ~absent):
+    place, absent = find_rows(objects, files, rows), pc.is_null(files).to_numpy()
+    if np.any((place < 0) & ~absent):
         raise BrokenArtefact("the match table points to rows that the object table does not hold", survey=survey,
                              hint="remove the receipts of this recipe's matches and build again")  # fmt: skip
     return pa.array(place, mask=absent)

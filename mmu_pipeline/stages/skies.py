@@ -53,12 +53,17 @@ class Sky:
 
 
 def wide(counterpart: Counterpart, primary: Sky, other: Sky) -> float:
-    """The radius of a match, in arcsec: what the recipe says, and by how much coarse positions of either side may be off."""
-    return counterpart.radius_arcsec + primary.precision_arcsec + other.precision_arcsec
+    """The radius of a match, in arcsec: what the recipe says, and by how much coarse positions of either side may be off.
+
+    0 for a join by key, whose counterparts are found wherever they are.
+    """
+    return 0.0 if counterpart.on else (counterpart.radius_arcsec or 0.0) + primary.precision_arcsec + other.precision_arcsec
 
 
 def reach(counterpart: Counterpart, primary: Sky, other: Sky) -> float:
-    """How far beyond a pixel, in arcsec, rows of a counterpart may lie that match primaries in it."""
+    """How far beyond a pixel, in arcsec, rows of a counterpart may lie that match primaries in it by position."""
+    if counterpart.on:
+        return 0.0
     return wide(counterpart, primary, other) + primary.move(counterpart) + other.move(counterpart)
 
 
@@ -67,12 +72,14 @@ def rival_reach(counterpart: Counterpart, primary: Sky, other: Sky) -> float:
 
     `mutual` must see every primary that may be closer to a counterpart in the margin: twice the radius away.
     """
-    return 2 * (wide(counterpart, primary, other) + primary.move(counterpart)) if counterpart.pick == "mutual" else 0.0
+    mutual = counterpart.pick == "mutual" and counterpart.on is None
+    return 2 * (wide(counterpart, primary, other) + primary.move(counterpart)) if mutual else 0.0
 
 
 def rows_of(build: Build, sky: Sky, ranges: Int, where: str | None, counterpart: Counterpart | None = None) -> pa.Table:
     """Positions and pointers of a survey's rows within ranges, with the columns that moving, cutting and picking them read."""
-    read = {*columns_of(where), *motion_columns(build.surveys[sky.survey])}
+    survey = build.surveys[sky.survey]
+    read = {*columns_of(where), *motion_columns(survey), *([survey.object_key] if survey.object_key else [])}
     read |= {counterpart.best[0]} if counterpart and counterpart.best else set()
     return read_objects(build, sky.survey, sky.partitions, ranges, ["ra", "dec", *POINTER, *sorted(read)])
 
