@@ -44,8 +44,13 @@ def centres(kind: str, rng: np.random.Generator, count: int) -> np.ndarray:
 KINDS = ("north pole", "south pole", "RA 0", "borders", "corners", "where seven cells meet")
 
 
-def brute_force(primary: Positions, counterpart: Positions, radius_arcsec: float, pick: str) -> set[tuple[int, int]]:
-    """Pairs of rows by the definition, over the whole sky: Vincenty separations of every row with every row."""
+def brute_force(
+    primary: Positions, counterpart: Positions, radius_arcsec: float, pick: str, preference: np.ndarray | None = None
+) -> set[tuple[int, int]]:
+    """Pairs of rows by the definition, over the whole sky: Vincenty separations of every row with every row.
+
+    `best` takes the smallest `preference`, NaN last.
+    """
     separation = np.full((len(primary), len(counterpart)), np.inf)
     lon1, lat1 = np.radians(primary.ra)[:, None], np.radians(primary.dec)[:, None]
     lon2, lat2 = np.radians(counterpart.ra)[None, :], np.radians(counterpart.dec)[None, :]
@@ -63,6 +68,9 @@ def brute_force(primary: Positions, counterpart: Positions, radius_arcsec: float
         if not near:
             continue
         j = near[0][2]
+        if pick == "best" and preference is not None:
+            values = np.nan_to_num(preference[[row for _, _, row in near]], nan=np.inf)
+            j = near[int(np.argmin(values))][2]
         if pick == "mutual":
             back = sorted((separation[k, j], ids[0][k], k) for k in np.flatnonzero(within[:, j]))
             if back[0][2] != i:
