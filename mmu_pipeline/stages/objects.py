@@ -20,7 +20,7 @@ from mmu_pipeline.stages.scan import SKIPPED_SCHEMA, counts_of, object_schema, t
 from mmu_pipeline.storage import ROW_GROUP, Receipt, Root, object_folder, partition_path
 
 DUPLICATE = "duplicate object_id"
-CACHED_BYTES = 128 * 1024**2
+CACHED_BYTES = 32 * 1024**2
 """Row groups of object tables that a process keeps."""
 CACHED_FOOTERS = 4096
 """Footers of them that it keeps."""
@@ -138,7 +138,7 @@ def find_rows(objects: pa.Table, files: pa.ChunkedArray, rows: pa.ChunkedArray) 
     return np.where((known[place] == asked) & pc.is_valid(files).to_numpy(), place, -1)
 
 
-@cached(LRUCache(CACHED_BYTES, getsizeof=lambda table: table.nbytes), lock=Lock())
+@cached(LRUCache(CACHED_BYTES, getsizeof=lambda table: table.get_total_buffer_size()), lock=Lock())
 def _group(root: Root, partition: Partition, columns: tuple[str, ...], number: int) -> pa.Table:
     """Some columns of a row group; kept a while, since its neighbours in the sky will want its margin."""
     return root.read_row_group(partition.path, row_groups(root, partition).footer, number, columns).combine_chunks()
