@@ -184,8 +184,10 @@ class Root:
         """A Parquet file to which tables are given as they come. The same rows give the same bytes, however they are cut."""
         with self.writing(relative) as file:
             writer = RowWriter(file, schema)
-            yield writer
-            writer.close()
+            try:
+                yield writer
+            finally:
+                writer.close()
 
     def move(self, source: str, target: str, last: str = "") -> None:
         """Give a folder its final name: one rename on a local disk; file by file on an object store, the file `last` at the end.
