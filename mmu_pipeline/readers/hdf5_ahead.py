@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 
 from mmu_pipeline.ranges import RangedFile, ranges_of
+from mmu_pipeline.readers.hdf5_dataset import Stored
 from mmu_pipeline.sky import Int
 
 NODE_HEADER = 24
@@ -61,30 +62,30 @@ def announce_headers(file: h5py.File, source: RangedFile, names: Iterable[str]) 
         source.announce(ranges_of(addresses, OBJECT_HEADER), keep=True)
 
 
-def stored_ranges(dataset: h5py.Dataset, source: RangedFile, rows: Int | None) -> Int:
+def stored_ranges(stored: Stored, source: RangedFile, rows: Int | None) -> Int:
     """Byte ranges (n, 2) of all or chosen rows of a dataset. Text of varying length lies elsewhere: of it, the pointers."""
-    if not dataset.shape or dataset.size == 0:
+    if not stored.shape or not stored.shape[0]:
         return np.empty((0, 2), np.int64)
-    if dataset.chunks is not None:
-        first, ranges = _chunks(dataset, source)
-        return ranges if rows is None else ranges[np.isin(first, rows // dataset.chunks[0])]
-    start = dataset.id.get_offset()
+    if stored.chunks is not None:
+        first, ranges = _chunks(stored, stored.chunks[0], source)
+        return ranges if rows is None else ranges[np.isin(first, rows // stored.chunks[0])]
+    start = stored.id.get_offset()
     if start is None:  # compact, in its header, or never written
         return np.empty((0, 2), np.int64)
-    row_bytes = dataset.id.get_storage_size() // dataset.shape[0]
+    row_bytes = stored.id.get_storage_size() // stored.shape[0]
     if rows is None:
-        return ranges_of(start, row_bytes * dataset.shape[0])
+        return ranges_of(start, row_bytes * stored.shape[0])
     return ranges_of(start + np.unique(rows) * row_bytes, row_bytes)
 
 
-def _chunks(dataset: h5py.Dataset, source: RangedFile) -> tuple[Int, Int]:
+def _chunks(stored: Stored, length: int, source: RangedFile) -> tuple[Int, Int]:
     """For each chunk, its place along the first axis, counted in chunks, and its byte range."""
-    key = f"chunks of {dataset.name}"
+    key = f"chunks of {stored.name}"
     if key not in source.learned:
         found: list[tuple[int, int, int]] = []
-        dataset.id.chunk_iter(lambda chunk: found.append((chunk.chunk_offset[0], chunk.byte_offset, chunk.size)))
+        stored.id.chunk_iter(lambda chunk: found.append((chunk.chunk_offset[0], chunk.byte_offset, chunk.size)))
         table = np.array(found, np.int64).reshape(-1, 3)
-        source.learned[key] = table[:, 0] // dataset.chunks[0], ranges_of(table[:, 1], table[:, 2])
+        source.learned[key] = table[:, 0] // length, ranges_of(table[:, 1], table[:, 2])
     first, ranges = source.learned[key]
     return first, ranges
 

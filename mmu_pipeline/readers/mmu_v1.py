@@ -16,6 +16,7 @@ from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array, Field
 from mmu_pipeline.ranges import RangedFile
 from mmu_pipeline.readers import ObjectRows, Skipped, hdf5, hdf5_ahead, normalise
+from mmu_pipeline.readers.hdf5_dataset import Stored, dataset, stored_name
 from mmu_pipeline.readers.planes import has_planes, in_order_of_bands
 from mmu_pipeline.readers.ragged import finished, needed_members
 from mmu_pipeline.sky import Int
@@ -40,9 +41,9 @@ class Rows:
         if not names:
             raise BrokenSource("this form of the survey does not carry the field", column=column)
         split = [INDEXED.fullmatch(name) for name in names]
-        source = hdf5.dataset(self.file, _bare(names), column)
+        source = dataset(self.file, _bare(names), column)
         values = self._rows_of(source, column, rows)
-        index = next((found[2] for found in split if found and found[1].lower() == source.name[1:].lower()), None)
+        index = next((found[2] for found in split if found and found[1].lower() == source.name.lower()), None)
         return values if index is None else _indexed(values, index, column)
 
     def id_sources(self, form: Form, rows: Int | None = None) -> dict[str, Array]:
@@ -64,7 +65,7 @@ class Rows:
             values = in_order_of_bands(field, values, self.take(planes, field.name, rows))
         return values
 
-    def _rows_of(self, source: h5py.Dataset, column: str, rows: Int | None) -> Array:
+    def _rows_of(self, source: Stored, column: str, rows: Int | None) -> Array:
         if self.single:
             values = hdf5.whole(source)[np.newaxis]
             if rows is not None and rows.any():
@@ -101,8 +102,9 @@ def read_objects(survey: Survey, form: str, path: Path | RangedFile) -> ObjectRo
             }
         )
     nameless = [row for row, object_id in enumerate(ids) if not object_id]
-    named = np.setdiff1d(np.arange(len(ids)), nameless)
-    return ObjectRows(table.take(named) if nameless else table, tuple(Skipped(row, "", NO_ID) for row in nameless))
+    if nameless:
+        table = table.take(np.setdiff1d(np.arange(len(ids)), nameless))
+    return ObjectRows(table, tuple(Skipped(row, "", NO_ID) for row in nameless))
 
 
 def read_arrays(
@@ -143,8 +145,8 @@ def _ranges(
     wanted = [_bare(names) for names in (*others, declared.planes, *(field.source_names(form) for field in fields)) if names]
     hdf5_ahead.announce_headers(file, source, [name for names in wanted for name in names])
     single = _rows(file, declared).single
-    present = {name for names in wanted if (name := hdf5.stored_name(file, names)) is not None}
-    datasets = [hdf5.dataset(file, (name,), name) for name in sorted(present)]
+    present = {name for names in wanted if (name := stored_name(file, names)) is not None}
+    datasets = [dataset(file, (name,), name) for name in sorted(present)]
     return hdf5_ahead.together([hdf5_ahead.stored_ranges(found, source, None if single else rows) for found in datasets])
 
 
@@ -155,7 +157,7 @@ def _bare(names: Sequence[str]) -> list[str]:
 
 def _rows(file: h5py.File, form: Form) -> Rows:
     names = form.ra if form.object_id == normalise.ROW_NUMBER else normalise.id_sources(form)[:1]
-    shape = hdf5.dataset(file, names, names[0]).shape
+    shape = dataset(file, names, names[0]).shape
     return Rows(file, single=shape == (), count=shape[0] if shape else 1)
 
 

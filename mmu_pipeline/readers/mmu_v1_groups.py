@@ -19,6 +19,7 @@ from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array, Field
 from mmu_pipeline.ranges import RangedFile
 from mmu_pipeline.readers import ObjectRows, Skipped, hdf5, hdf5_ahead, normalise
+from mmu_pipeline.readers.hdf5_dataset import dataset, described
 from mmu_pipeline.readers.mmu_v1 import NO_ID
 from mmu_pipeline.readers.ragged import finished, needed_members, of_arrays
 from mmu_pipeline.sky import Int
@@ -81,8 +82,8 @@ def ranges(survey: Survey, form: str, source: RangedFile, rows: Int | None = Non
     with normalise.blaming(source), hdf5.opened(source) as file:
         groups = [] if rows is None else [_group(file, name) for name in np.array(sorted(file))[np.unique(rows)].tolist()]
         datasets = [group[part] for group in groups for part in sorted(parts & set(group))]
-        stored = [hdf5_ahead.stored_ranges(one, source, None) for one in datasets if isinstance(one, h5py.Dataset)]
-        return hdf5_ahead.together(stored)
+        stored = [described(one.name, one.id) for one in datasets if isinstance(one, h5py.Dataset)]
+        return hdf5_ahead.together([hdf5_ahead.stored_ranges(one, source, None) for one in stored])
 
 
 def _group(file: h5py.File, name: str) -> h5py.Group:
@@ -98,7 +99,7 @@ def _id(form: Form, group: h5py.Group) -> str:
 
 def _value(group: h5py.Group, names: Sequence[str], column: str) -> Array:
     """A dataset of the group as an array of one row."""
-    return hdf5.whole(hdf5.dataset(group, names, column))[np.newaxis]
+    return hdf5.whole(dataset(group, names, column))[np.newaxis]
 
 
 def _stacked(values: Sequence[Array]) -> Array:

@@ -60,10 +60,16 @@ def _native(values: Array) -> Array:
 
 def _utf8(values: Array) -> pa.Array:
     """Bytes of fixed length as Arrow strings without blanks at their ends. Raises UnicodeDecodeError."""
+    if not len(values):
+        return pa.array([], pa.string())
+    width = values.dtype.itemsize
+    codes = np.ascontiguousarray(values).view(np.uint8).reshape(len(values), width)
     try:
-        texts = pc.cast(pa.array(values, pa.binary()), pa.string())
+        texts = pc.cast(pa.Array.from_buffers(pa.binary(width), len(values), [None, pa.py_buffer(codes)]), pa.string())
     except pa.ArrowInvalid:
         texts = pa.array([value.decode() for value in values.tolist()], pa.string())
+    if min(codes[:, 0].min(), codes[:, -1].min()) > ord(" "):
+        return texts
     return pc.utf8_trim(texts, characters=BLANKS)
 
 
@@ -145,12 +151,13 @@ def column(field: Field, form: str, values: Array) -> pa.Array:
         except UnicodeDecodeError as error:
             raise BrokenSource(f"not UTF-8 text: {error}", column=field.name) from error
         missing = pc.is_in(texts, pa.array(["", *(marker for marker in field.sentinels if isinstance(marker, str))]))
-        return pc.if_else(missing, pa.scalar(None, pa.string()), texts)
+        return pc.if_else(missing, pa.scalar(None, pa.string()), texts) if pc.any(missing).as_py() else texts
     numbers = numbers_of(values, field.name, field.sentinels)
-    missing = _is_sentinel(field, numbers) | ~np.isfinite(numbers)
-    refuse_markers(field, numbers[~missing])
-    known = _cast(field, _converted(field, form, np.where(missing, np.ones((), numbers.dtype), numbers)))
-    flat = pa.array(known.reshape(-1), mask=missing.reshape(-1))
+    missing = _missing(field, numbers)
+    refuse_markers(field, numbers if missing is None else numbers[~missing])
+    present = numbers if missing is None else np.where(missing, np.ones((), numbers.dtype), numbers)
+    known = _cast(field, _converted(field, form, present))
+    flat = pa.array(known.reshape(-1), mask=None if missing is None else missing.reshape(-1))
     return pa.FixedSizeListArray.from_arrays(flat, field.arrow_type.list_size) if field.shape else flat
 
 
@@ -181,17 +188,32 @@ def refuse_markers(field: Field, numbers: Array) -> None:
     """
     if field.numpy_dtype.kind != "f" or field.any_value or field.error_of is not None:
         return
+    if not numbers.size or numbers.dtype.kind not in "iuf":
+        return
+    least, most = numbers.min(), numbers.max()
     markers = np.array(MARKERS, numbers.dtype if numbers.dtype.kind == "f" else np.float64)
-    if (found := numbers[np.isin(numbers, markers)]).size:
+    markers = markers[(markers >= least) & (markers <= most)]
+    if markers.size and (found := numbers[np.isin(numbers, markers)]).size:
         hint = "add it to the field's sentinels if it means a missing value, or set any_value: true if it does not"
         raise BrokenSource("a value that looks like a marker", column=field.name, value=found.flat[0], hint=hint)
 
 
-def _is_sentinel(field: Field, numbers: Array) -> npt.NDArray[np.bool_]:
-    found = np.zeros(numbers.shape, bool)
+def _missing(field: Field, numbers: Array) -> npt.NDArray[np.bool_] | None:
+    """Where there is a sentinel or no finite number; None where there is neither."""
+    found = _sentinels(field, numbers)
+    if numbers.dtype.kind == "f":
+        finite = np.isfinite(numbers)
+        if not finite.all():
+            return ~finite if found is None else found | ~finite
+    return found
+
+
+def _sentinels(field: Field, numbers: Array) -> npt.NDArray[np.bool_] | None:
+    """Where one of a field's numbers for a missing value stands; None where none does."""
+    found = None
     for sentinel in field.sentinels:
-        if not isinstance(sentinel, str):
-            found |= np.asarray(numbers == sentinel)
+        if not isinstance(sentinel, str) and (here := np.asarray(numbers == sentinel)).any():
+            found = here if found is None else found | here
     return found
 
 
@@ -238,8 +260,8 @@ def member(field: Field, form: str, values: Array) -> Array:
         numbers = on_log_grid(field, numbers, *field.log_grid[form])
     if form in field.pixel_shift:
         numbers = unshifted(numbers, field.pixel_shift[form])
-    missing = _is_sentinel(field, values)
-    if missing.any() and field.numpy_dtype.kind == "f":
+    missing = _sentinels(field, values)
+    if missing is not None and field.numpy_dtype.kind == "f":
         numbers = np.where(missing, np.nan, numbers)
     return _cast(field, numbers)
 
@@ -288,20 +310,17 @@ def reconcile(survey: Survey, arrays: Mapping[str, Array]) -> dict[str, Array]:
     for field in survey.members:
         if field.name not in arrays or (field.ivar is None and field.mask is None):
             continue
-        values = result[field.name]
-        bad = ~np.isfinite(values)
-        if bad.any():
-            result[field.name] = np.where(bad, np.zeros((), values.dtype), values)
-        ivar = result.get(field.ivar or "")
+        values, ivar, mask = result[field.name], result.get(field.ivar or ""), result.get(field.mask or "")
+        good = np.isfinite(values)
+        if not good.all():
+            result[field.name] = np.where(good, values, np.zeros((), values.dtype))
         if ivar is not None:
-            bad |= ~((ivar >= 0) & (ivar < LARGEST_IVAR))
-        mask = result.get(field.mask or "")
-        if ivar is not None and mask is not None and mask.shape == ivar.shape:
-            bad |= ivar == 0
+            good &= ivar > 0 if mask is not None and mask.shape == ivar.shape else ivar >= 0
+            good &= ivar < LARGEST_IVAR
         if mask is not None:
-            over = tuple(range(1, 1 + bad.ndim - mask.ndim))
-            result[field.mask or ""] = mask = np.asarray(mask & ~bad.any(axis=over))
-            bad |= ~np.expand_dims(mask, over)
-        if ivar is not None and bad.any():
-            result[field.ivar or ""] = np.where(bad, np.zeros((), ivar.dtype), ivar)
+            over = tuple(range(1, 1 + good.ndim - mask.ndim))
+            result[field.mask or ""] = mask = np.asarray(mask & (good.all(axis=over) if over else good))
+            good &= np.expand_dims(mask, over)
+        if ivar is not None and not good.all():
+            result[field.ivar or ""] = np.where(good, ivar, np.zeros((), ivar.dtype))
     return result
