@@ -93,7 +93,7 @@ def survey_page(survey: Survey) -> Group:
         fields,
         "",
         *faults,
-        *([f"[dim]epoch[/]    positions are of {epoch}"] if epoch else []),
+        f"[dim]epoch[/]    {f'positions are of {epoch}' if epoch else 'the epoch of its positions is not declared'}",
         *precision,
         f"[dim]licence[/]  {escape(survey.licence)}",
         f"[dim]cite[/]     {escape(survey.citation)}",
