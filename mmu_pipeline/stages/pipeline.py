@@ -114,7 +114,7 @@ def _scan_units(build: Build) -> list[Unit]:
     footprint = build.cells
     if build.surveys[build.recipe.primary.survey].forms[build.sources[build.recipe.primary.survey].form].cut_by_cell:
         footprint = frozenset(cell for file in primary_files for cell in file.cells or ())
-        footprint = footprint if build.cells is None else footprint & _with_neighbours(build.cells)
+        footprint = footprint if build.cells is None else footprint & build.cells
     for name, survey in build.surveys.items():
         form = survey.forms[build.sources[name].form]
         files = (
