@@ -1,0 +1,158 @@
+"""Some primaries and a counterpart to how often counterparts lie near them, and near places where only chance puts one.
+
+The places are the primaries' own positions moved by one distance in several directions on the sphere, which is to match with
+shifted copies of the counterpart. The distance is far beyond a match, yet so small that the density of the sky is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import healpy as hp
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial import cKDTree
+
+from mmu_pipeline.sky import INDEX_ORDER, Bool, Float, Int, arcsec, chord, healpix29, margin_order, unit_vectors
+
+BINS = 40
+"""Bins of a histogram of separations, from 0 to twice the radius: beyond it lies what the radius cuts off, and the background."""
+SPAN = 2.0
+"""Where the histogram ends, in radii."""
+DEEPEST = 18
+"""Order of the smallest pixels by which counterparts near a place are looked up: 0.8 arcsec wide."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Where chance is measured. Small: it travels with each unit of a match."""
+
+    shifts: int
+    shift_arcsec: float
+    halvings: int = 0
+    """One primary of 2 ** halvings is taken, by a hash of its place: the same, however the sky is cut into units."""
+    seed: int = 0
+
+    def takes(self, index: Int) -> Bool:
+        """Whether rows are taken, by their `_healpix_29`. Shape (n,)."""
+        if not self.halvings:
+            return np.ones(len(index), bool)
+        mixed = _mixed(index.astype(np.uint64) + np.uint64(self.seed * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF))
+        return np.asarray(mixed >> np.uint64(64 - self.halvings) == 0)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Pairs by separation, in bins of equal width from 0 to SPAN radii. Those of several units are added."""
+
+    primaries: int
+    matched: int
+    """Primaries with a counterpart within the radius."""
+    observed: list[int]
+    """Pairs in each bin: all candidates, since only of those chance gives a number that grows with the area."""
+    chance: list[int]
+    """The same around all of the shifted places."""
+    chance_matched: int
+    """Shifted places with a counterpart within the radius."""
+
+    def facts(self) -> dict[str, Any]:
+        """As a receipt holds them."""
+        return asdict(self)
+
+
+def total(parts: Sequence[Counts]) -> Counts:
+    """The sum of the counts of some units; at least one."""
+    return Counts(
+        primaries=sum(part.primaries for part in parts),
+        matched=sum(part.matched for part in parts),
+        observed=np.sum([part.observed for part in parts], axis=0).tolist(),
+        chance=np.sum([part.chance for part in parts], axis=0).tolist(),
+        chance_matched=sum(part.chance_matched for part in parts),
+    )
+
+
+def edges(radius_arcsec: float) -> Float:
+    """Bounds of the bins in arcsec, shape (BINS + 1,)."""
+    return np.linspace(0.0, SPAN * radius_arcsec, BINS + 1)
+
+
+@dataclass(frozen=True)
+class Field:
+    """Rows of the counterpart around some primaries, in `_healpix_29` order. Arrays have shape (n,), angles are degrees."""
+
+    index: Int
+    ra: Float
+    dec: Float
+    """Where they are at the epoch of the match; the index is that of their object table."""
+    moved_arcsec: float = 0.0
+    """How far they may have moved from the place that the index tells."""
+
+
+def count(
+    ra: Float, dec: Float, field: Field, radius_arcsec: float, probe: Probe,
+    slack_arcsec: float = 0.0, pair_chord: Callable[[Int, Int], Float] | None = None,
+) -> Counts:  # fmt: skip
+    """Count counterparts near primaries, at `ra` and `dec` in degrees, and near their shifted places.
+
+    With `pair_chord`, (primary rows, counterpart rows) -> chord, separations of observed pairs are those that it gives, and may
+    be up to `slack_arcsec` smaller than those of the positions. Chance does not care for the epoch of each pair.
+    """
+    observed, matched = _near(ra, dec, field, radius_arcsec, slack_arcsec, pair_chord)
+    chance, chance_matched = np.zeros(BINS, np.int64), 0
+    for turn in range(probe.shifts):
+        place = shifted(ra, dec, probe.shift_arcsec, 360.0 * turn / probe.shifts)
+        found, hits = _near(*place, field, radius_arcsec)
+        chance, chance_matched = chance + found, chance_matched + hits
+    return Counts(len(ra), matched, observed.tolist(), chance.tolist(), chance_matched)
+
+
+def shifted(ra: Float, dec: Float, distance_arcsec: float, angle_deg: float) -> tuple[Float, Float]:
+    """Positions moved along great circles by a distance, at an angle east of north; degrees, shape (n,) each."""
+    lon, lat = np.radians(ra), np.radians(dec)
+    step, angle = np.radians(distance_arcsec / 3600.0), np.radians(angle_deg)
+    east = np.stack([-np.sin(lon), np.cos(lon), np.zeros_like(lon)], axis=-1)
+    north = np.stack([-np.sin(lat) * np.cos(lon), -np.sin(lat) * np.sin(lon), np.cos(lat)], axis=-1)
+    place = np.cos(step) * unit_vectors(ra, dec) + np.sin(step) * (np.sin(angle) * east + np.cos(angle) * north)
+    return np.mod(np.degrees(np.arctan2(place[:, 1], place[:, 0])), 360.0), np.degrees(
+        np.arctan2(place[:, 2], np.hypot(place[:, 0], place[:, 1]))
+    )
+
+
+def _near(
+    ra: Float, dec: Float, field: Field, radius_arcsec: float,
+    slack_arcsec: float = 0.0, pair_chord: Callable[[Int, Int], Float] | None = None,
+) -> tuple[Int, int]:  # fmt: skip
+    """Pairs in each bin of separation, and places with one within the radius."""
+    reach = SPAN * radius_arcsec + slack_arcsec
+    rows = _around(ra, dec, field.index, reach + field.moved_arcsec)
+    if not len(rows):
+        return np.zeros(BINS, np.int64), 0
+    places, others = cKDTree(unit_vectors(ra, dec)), cKDTree(unit_vectors(field.ra[rows], field.dec[rows]))
+    pairs = places.sparse_distance_matrix(others, float(chord(reach)), output_type="ndarray")
+    i, j, distance = pairs["i"].astype(np.int64), rows[pairs["j"]], pairs["v"]
+    if pair_chord is not None:
+        distance = pair_chord(i, j)
+    separation = arcsec(distance)
+    found, _ = np.histogram(separation, edges(radius_arcsec))
+    return found.astype(np.int64), len(np.unique(i[separation <= radius_arcsec]))
+
+
+def _around(ra: Float, dec: Float, index: Int, reach_arcsec: float) -> Int:
+    """Rows whose pixel, at an order where a disc of the reach touches no more, is that of a place or one beside it."""
+    order = margin_order(reach_arcsec, DEEPEST)
+    shift = 2 * (INDEX_ORDER - order)
+    own = np.unique(healpix29(ra, dec) >> shift)
+    pixels = np.union1d(own, hp.get_all_neighbours(1 << order, own, nest=True))
+    pixels = pixels[pixels >= 0]
+    start, stop = np.searchsorted(index, pixels << shift), np.searchsorted(index, (pixels + 1) << shift)
+    sizes = stop - start
+    return np.asarray(np.arange(sizes.sum()) + np.repeat(start - (np.cumsum(sizes) - sizes), sizes))
+
+
+def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Numbers that look random, one to one: the finaliser of splitmix64 (Steele, Lea & Flood 2014)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
