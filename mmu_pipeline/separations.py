@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import minimize
 
-from mmu_pipeline.chance import Counts, edges
+from mmu_pipeline.chance import BINS, Counts, edges
 from mmu_pipeline.sky import Float
 
 STARTS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
@@ -55,7 +55,10 @@ class Quality:
     false_rate: Measured
     """Share of the matches at the recipe's radius that are expected to be by chance."""
     lost_beyond_radius: float | None
-    """Share of true pairs that lie further apart than the radius; None where their scatter is not known."""
+    """Share of true pairs that lie further apart than the radius, by the fit; None where their scatter is not known."""
+    seen_beyond_radius: Measured
+    """Pairs between the radius and twice it, above those by chance, over primaries that have a match: what a wider radius gains.
+    More than the fit says it should be, where errors have tails or stars have moved."""
     matched_fraction: float
     """Primaries with a candidate within the radius, over all."""
     fit: Fit
@@ -67,12 +70,16 @@ def assess(counts: Counts, radius_arcsec: float, places: int, pick: str) -> Qual
     fit = fit_separations(counts.observed, bounds, counts.primaries)
     area = np.pi * bounds[-1] ** 2 / 3600.0 * max(places, 1)
     found = sum(counts.chance)
-    density = Measured(found / area, max(found, 1) ** 0.5 / area)
+    density = Measured(float(found / area), float(max(found, 1) ** 0.5 / area))
+    turns, inside = max(places, 1) / max(counts.primaries, 1), BINS // 2
+    beyond, by_chance = sum(counts.observed[inside:]), sum(counts.chance[inside:]) / turns
+    matched = max(counts.matched, 1)
     lost = None if fit.sigma_arcsec is None else float(np.exp(-0.5 * (radius_arcsec / fit.sigma_arcsec.value) ** 2))
     return Quality(
         chance_per_arcmin2=density,
         false_rate=false_rate(counts, fit, density.value, radius_arcsec, places, pick),
         lost_beyond_radius=lost,
+        seen_beyond_radius=Measured((beyond - by_chance) / matched, (beyond + by_chance / turns) ** 0.5 / matched),
         matched_fraction=counts.matched / max(counts.primaries, 1),
         fit=fit,
     )
@@ -128,8 +135,7 @@ def false_rate(counts: Counts, fit: Fit, density: float, radius_arcsec: float, p
     hits = max(counts.chance_matched, 1)
     any_near = Measured(counts.chance_matched / max(places, 1), hits**0.5 / max(places, 1))
     if pick == "all":
-        inside = sum(counts.observed[: len(counts.observed) // 2])
-        found = sum(counts.chance[: len(counts.chance) // 2])
+        inside, found = sum(counts.observed[: BINS // 2]), sum(counts.chance[: BINS // 2])
         per_pair = counts.primaries / max(places, 1) / max(inside, 1)
         return Measured(min(1.0, found * per_pair), max(found, 1) ** 0.5 * per_pair)
     share = fit.true_fraction.value if fit.sigma_arcsec else 0.0
