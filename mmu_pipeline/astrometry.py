@@ -111,6 +111,18 @@ def pair_chord(
     return chords
 
 
+def position_errors(table: pa.Table, survey: Survey) -> Float:
+    """Standard error of each row's position in one coordinate, arcsec; NaN where it is not known. Shape (n,).
+
+    The root mean square of the two axes, which is the same for any pair of axes at right angles.
+    """
+    squares = np.zeros(len(table))
+    for column in survey.position_error or ():
+        factor = units.Unit(survey.field(column).unit).to("arcsec")
+        squares += (table[column].cast(pa.float64()).to_numpy() * factor) ** 2 / 2.0
+    return np.sqrt(np.where(squares > 0, squares, np.nan))
+
+
 def widest_motion(table: pa.Table, survey: Survey) -> dict[str, float]:
     """The fastest proper motion (arcsec a year) and the first and last epoch of some rows; empty if no epoch is known."""
     years = epochs(table, survey)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
+from astropy import units
 from pydantic import BaseModel, ByteSize, ConfigDict, model_validator
 from pydantic import Field as Key
 
@@ -117,6 +118,9 @@ class Survey(_Model):
     epoch: float | Name | None = None
     """Julian year of its positions, or the column with each row's own (years, or days as JD or MJD); stars move."""
     motion: Motion | None = None
+    position_error: tuple[Name, Name] | None = None
+    """Columns with the standard errors of its positions along two axes at right angles: of right ascension (times cos(dec)) and
+    declination, or the semi-axes of an ellipse."""
     repeated_ids: bool = False
     """Whether one id may stand in several rows (repeat observations). If not, a second row is counted as a duplicate."""
     object_key: Name | None = None
@@ -163,6 +167,10 @@ class Survey(_Model):
             raise Misplaced(f"{self.quality!r} does not name a column of numbers", "quality")
         if self.object_key and (self.object_key not in scalars or not _is_key(scalars[self.object_key])):
             raise Misplaced(f"{self.object_key!r} is not a column of text or whole numbers", "object_key")
+        for column in self.position_error or ():
+            angles = {field.name for field in self.columns if units.Unit(field.unit).is_equivalent(units.arcsec)}
+            if column not in angles:
+                raise Misplaced(f"{column!r} is not a column of angles", "position_error")
         if unknown := [name for name in self.order_by if name not in names or not self.field(name).is_ragged]:
             raise Misplaced(f"order_by names what is not a declared field of varying length: {unknown}", "order_by")
         return self
@@ -266,6 +274,18 @@ class ShardRule(_Model):
     """Type of images, and of what has an inverse variance: as declared, halved, or steps of a scale that each sample holds."""
 
 
+class ChanceRule(_Model):
+    """How a match measures chance: by looking for counterparts near places that are shifted away from the primaries."""
+
+    shifts: int = Key(default=6, ge=0, le=32)
+    """Places around each primary; 0 measures nothing."""
+    shift_arcsec: float | None = Key(default=None, gt=0, le=3600)
+    """How far away they lie; 60 arcsec unless said, or ten radii if that is more."""
+    sample: int = Key(default=100_000, ge=1)
+    """Most primaries that are looked at: they are chosen by a seeded hash of their place."""
+    seed: int = Key(default=0, ge=0)
+
+
 class Recipe(_Model):
     """What to build: a primary, its counterparts, cuts, split and shard size."""
 
@@ -275,6 +295,7 @@ class Recipe(_Model):
     counterparts: tuple[Counterpart, ...] = ()
     split: SplitRule = SplitRule()
     shards: ShardRule = ShardRule()
+    chance: ChanceRule = ChanceRule()
 
     @model_validator(mode="after")
     def _once(self) -> Recipe:
@@ -282,6 +303,10 @@ class Recipe(_Model):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"the survey {name!r} is named twice")
+        for other in self.counterparts:
+            if self.chance.shift_arcsec and self.chance.shift_arcsec < 5 * (other.radius_arcsec or 0.0):
+                shift = f"{self.chance.shift_arcsec:g} arcsec"
+                raise ValueError(f"chance: shift_arcsec, {shift}, is less than five radii of the match with {other.survey!r}")
         return self
 
     @property
@@ -377,6 +402,11 @@ def _check_ranking(text: str, survey: Survey, path: Path, *loc: str | int) -> No
 def _is_key(field: Field) -> bool:
     """Whether values of a column compare exactly: text and whole numbers."""
     return not field.shape and (field.dtype == "string" or "int" in field.dtype)
+
+
+def has_normalised(counterpart: Counterpart, primary: Survey, other: Survey) -> bool:
+    """Whether separations of a match can be told in units of errors: it is by position, and both surveys declare them."""
+    return counterpart.on is None and primary.position_error is not None and other.position_error is not None
 
 
 def repeats_of(selection: Selection, survey: Survey) -> str:

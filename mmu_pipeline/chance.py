@@ -7,8 +7,7 @@ shifted copies of the counterpart. The distance is far beyond a match, yet so sm
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import healpy as hp
 import numpy as np
@@ -47,6 +46,7 @@ class Probe:
 class Counts:
     """Pairs by separation, in bins of equal width from 0 to SPAN radii. Those of several units are added."""
 
+    radius_arcsec: float
     primaries: int
     matched: int
     """Primaries with a counterpart within the radius."""
@@ -57,14 +57,11 @@ class Counts:
     chance_matched: int
     """Shifted places with a counterpart within the radius."""
 
-    def facts(self) -> dict[str, Any]:
-        """As a receipt holds them."""
-        return asdict(self)
-
 
 def total(parts: Sequence[Counts]) -> Counts:
-    """The sum of the counts of some units; at least one."""
+    """The sum of the counts of some parts of the sky; at least one."""
     return Counts(
+        radius_arcsec=parts[0].radius_arcsec,
         primaries=sum(part.primaries for part in parts),
         matched=sum(part.matched for part in parts),
         observed=np.sum([part.observed for part in parts], axis=0).tolist(),
@@ -105,7 +102,7 @@ def count(
         place = shifted(ra, dec, probe.shift_arcsec, 360.0 * turn / probe.shifts)
         found, hits = _near(*place, field, radius_arcsec)
         chance, chance_matched = chance + found, chance_matched + hits
-    return Counts(len(ra), matched, observed.tolist(), chance.tolist(), chance_matched)
+    return Counts(radius_arcsec, len(ra), matched, observed.tolist(), chance.tolist(), chance_matched)
 
 
 def shifted(ra: Float, dec: Float, distance_arcsec: float, angle_deg: float) -> tuple[Float, Float]:

@@ -64,22 +64,22 @@ class Quality:
     fit: Fit
 
 
-def assess(counts: Counts, radius_arcsec: float, places: int, pick: str) -> Quality:
-    """What some counts say of a match; `places` are the shifted places that were looked at, `pick` is that of the recipe."""
+def assess(counts: Counts, shifts: int, pick: str) -> Quality:
+    """What some counts say of a match; `shifts` are the places that were looked at around each primary."""
+    radius_arcsec, places = counts.radius_arcsec, shifts * counts.primaries
     bounds = edges(radius_arcsec)
     fit = fit_separations(counts.observed, bounds, counts.primaries)
     area = np.pi * bounds[-1] ** 2 / 3600.0 * max(places, 1)
     found = sum(counts.chance)
     density = Measured(float(found / area), float(max(found, 1) ** 0.5 / area))
-    turns, inside = max(places, 1) / max(counts.primaries, 1), BINS // 2
-    beyond, by_chance = sum(counts.observed[inside:]), sum(counts.chance[inside:]) / turns
+    beyond, by_chance = sum(counts.observed[BINS // 2 :]), sum(counts.chance[BINS // 2 :]) / shifts
     matched = max(counts.matched, 1)
     lost = None if fit.sigma_arcsec is None else float(np.exp(-0.5 * (radius_arcsec / fit.sigma_arcsec.value) ** 2))
     return Quality(
         chance_per_arcmin2=density,
-        false_rate=false_rate(counts, fit, density.value, radius_arcsec, places, pick),
+        false_rate=false_rate(counts, fit, density.value, places, pick),
         lost_beyond_radius=lost,
-        seen_beyond_radius=Measured((beyond - by_chance) / matched, (beyond + by_chance / turns) ** 0.5 / matched),
+        seen_beyond_radius=Measured((beyond - by_chance) / matched, (beyond + by_chance / shifts) ** 0.5 / matched),
         matched_fraction=counts.matched / max(counts.primaries, 1),
         fit=fit,
     )
@@ -125,7 +125,7 @@ def fit_separations(observed: Sequence[int], bounds: Float, primaries: int) -> F
     )
 
 
-def false_rate(counts: Counts, fit: Fit, density: float, radius_arcsec: float, places: int, pick: str) -> Measured:
+def false_rate(counts: Counts, fit: Fit, density: float, places: int, pick: str) -> Measured:
     """Share of the matches within the radius that are expected to be by chance.
 
     With `all`, of the pairs. With the others, of the primaries: one without a true counterpart is matched wherever a shifted
@@ -141,7 +141,7 @@ def false_rate(counts: Counts, fit: Fit, density: float, radius_arcsec: float, p
     share = fit.true_fraction.value if fit.sigma_arcsec else 0.0
     nearer = any_near.value
     if fit.sigma_arcsec and not pick.startswith("best"):
-        spread = 0.5 * (radius_arcsec / fit.sigma_arcsec.value) ** 2
+        spread = 0.5 * (counts.radius_arcsec / fit.sigma_arcsec.value) ** 2
         crowd = 2.0 * np.pi * density / 3600.0 * fit.sigma_arcsec.value**2
         nearer = 1 - np.exp(-spread) - (1 - np.exp(-spread * (1 + crowd))) / (1 + crowd) + np.exp(-spread) * any_near.value
     matched = max(counts.matched, 1)

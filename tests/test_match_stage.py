@@ -19,6 +19,7 @@ from mmu_pipeline.stages import match
 from mmu_pipeline.stages.build import Build, Unit
 from mmu_pipeline.stages.match_table import match_schema
 from mmu_pipeline.stages.match_units import moves_of
+from mmu_pipeline.stages.quality import Sampling
 from mmu_pipeline.stages.scan import object_schema
 from mmu_pipeline.stages.skies import Sky
 from mmu_pipeline.storage import Root, match_folder, object_folder, partition_path
@@ -62,9 +63,9 @@ def run_match(
         for name, table in tables.items()
     )
     cells = np.unique(pixels_at(tables[recipe.primary.survey]["_healpix_29"].to_numpy(), CELL_ORDER))
-    found = [match_schema(recipe).empty_table()]
+    found = [match_schema(recipe, build.surveys).empty_table()]
     for cell in cells:
-        unit = Unit("match", match.unit_name(recipe, Cell(CELL_ORDER, int(cell))), int(cell), inputs=skies)
+        unit = Unit("match", match.unit_name(recipe, Cell(CELL_ORDER, int(cell))), int(cell), inputs=(Sampling(0), *skies))
         receipt = match.run(unit, build)
         path = partition_path(match_folder(recipe.name), Cell(CELL_ORDER, int(cell)))
         assert (path in receipt.outputs) == bool(receipt.rows_out)

@@ -41,7 +41,7 @@ def test_what_was_put_in_is_found(true: int, sigma: float, density: float, pick:
     rng = np.random.default_rng(7)
     ra, dec, counterpart = sky(rng, true, sigma, density)
     counts = count(ra, dec, counterpart, 2.0, Probe(shifts=8, shift_arcsec=60.0))
-    found = assess(counts, 2.0, 8 * len(ra), pick)
+    found = assess(counts, 8, pick)
     assert found.fit.sigma_arcsec is not None
     assert found.fit.sigma_arcsec.value == pytest.approx(sigma, abs=4 * found.fit.sigma_arcsec.error)
     assert found.fit.sigma_arcsec.error < 0.05 * sigma
@@ -64,7 +64,7 @@ def test_the_share_of_false_matches_is_that_of_the_truth() -> None:
     right, up = patch(rng, int(60.0 * 3600), (359.9, 30.0), 0.5)
     background = set(healpix29(right, up).tolist())
     false = sum(int(counterpart.index[nearest[row]]) in background for row in np.flatnonzero(matched))
-    found = assess(count(ra, dec, counterpart, 2.0, Probe(8, 60.0)), 2.0, 8 * len(ra), "nearest")
+    found = assess(count(ra, dec, counterpart, 2.0, Probe(8, 60.0)), 8, "nearest")
     assert false > 100
     assert found.false_rate.value == pytest.approx(false / matched.sum(), rel=0.2)
 
@@ -72,7 +72,7 @@ def test_the_share_of_false_matches_is_that_of_the_truth() -> None:
 def test_of_an_unrelated_counterpart_all_is_chance() -> None:
     rng = np.random.default_rng(9)
     ra, dec, counterpart = sky(rng, 0, 0.3, 30.0)
-    found = assess(count(ra, dec, counterpart, 2.0, Probe(6, 60.0)), 2.0, 6 * len(ra), "nearest")
+    found = assess(count(ra, dec, counterpart, 2.0, Probe(6, 60.0)), 6, "nearest")
     assert found.fit.sigma_arcsec is None
     assert found.fit.true_fraction.value < 0.02
     assert found.false_rate.value == pytest.approx(1.0, abs=4 * found.false_rate.error + 0.05)
@@ -80,7 +80,7 @@ def test_of_an_unrelated_counterpart_all_is_chance() -> None:
 
 
 def test_without_any_pair_nothing_is_claimed() -> None:
-    found = assess(Counts(100, 0, [0] * BINS, [0] * BINS, 0), 1.0, 600, "nearest")
+    found = assess(Counts(1.0, 100, 0, [0] * BINS, [0] * BINS, 0), 6, "nearest")
     assert (found.fit.true_fraction.value, found.fit.sigma_arcsec, found.matched_fraction) == (0.0, None, 0.0)
     assert found.chance_per_arcmin2.value == 0.0 < found.chance_per_arcmin2.error
 

@@ -31,7 +31,7 @@ from mmu_pipeline.report.shard_set import ShardSet
 from mmu_pipeline.sky import Int
 
 FACTS_PER_PART = 4
-PAIR = ("object_id", "ra", "dec", "separation_arcsec", "rank", "n_candidates", "crosses_border")
+PAIR = ("object_id", "ra", "dec", "separation_arcsec", "rank", "n_candidates", "crosses_border", "normalised_separation")
 PANEL_INCHES = (4.6, 2.05)
 
 

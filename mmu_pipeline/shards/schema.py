@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from mmu_pipeline.catalog import Recipe, Selection, Survey
+from mmu_pipeline.catalog import Counterpart, Recipe, Selection, Survey, has_normalised
 from mmu_pipeline.fields import Field
 from mmu_pipeline.shards.narrow import scale_name, stored_dtype
 
@@ -75,6 +75,9 @@ def sample_scalars(recipe: Recipe, surveys: Mapping[str, Survey]) -> tuple[Scala
                 Scalar(f"{name}_n_candidates", pa.int32(), "", "objects within the radius of the match"),
                 Scalar(f"{name}_crosses_border", pa.bool_(), "", "whether it lies in another order-4 cell than the primary"),
             ]
+            if isinstance(chosen, Counterpart) and has_normalised(chosen, surveys[recipe.primary.survey], surveys[name]):
+                errors = "separation over the combined standard error of both positions in one coordinate"
+                scalars.append(Scalar(f"{name}_normalised_separation", pa.float64(), "", errors))
         scalars += [Scalar(f"{name}_{f.name}", f.arrow_type, f.unit, f.description) for f in _columns(chosen, surveys[name])]
     scalars += [
         Scalar(member.scale, pa.float32(), "", f"{member.name} is this times the numbers stored, -32768 is NaN")

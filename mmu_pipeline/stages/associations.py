@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmu_pipeline.catalog import Counterpart, Recipe
+from mmu_pipeline.catalog import Counterpart, Recipe, Survey
 from mmu_pipeline.hats import Partition, write_metadata
 from mmu_pipeline.sky import Cell
 from mmu_pipeline.stages.build import Build
@@ -24,9 +24,9 @@ def association_folder(recipe: Recipe, survey: str) -> str:
     return f"associations/{recipe.name}/{survey}" if recipe.counterparts[1:] else match_folder(recipe.name)
 
 
-def catalogs(recipe: Recipe) -> dict[str, pa.Schema]:
+def catalogs(recipe: Recipe, surveys: Mapping[str, Survey]) -> dict[str, pa.Schema]:
     """Folder and columns of the match table, and, if there are several counterparts, of the pairs of each."""
-    schema = match_schema(recipe)
+    schema = match_schema(recipe, surveys)
     found = {match_folder(recipe.name): schema}
     for counterpart in recipe.counterparts if recipe.counterparts[1:] else ():
         columns = ["_healpix_29", *_pair_columns(recipe, counterpart)]

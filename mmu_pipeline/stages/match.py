@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmu_pipeline.catalog import Counterpart, Recipe, repeats_of
+from mmu_pipeline.chance import Counts, Probe
 from mmu_pipeline.errors import BrokenArtefact
 from mmu_pipeline.expressions import select
 from mmu_pipeline.matching import Pairs
@@ -21,6 +22,7 @@ from mmu_pipeline.stages.build import Build, Unit
 from mmu_pipeline.stages.joined import Joined, pairs_by_key, read_losers
 from mmu_pipeline.stages.match_table import CellTally, compose, joined, tally
 from mmu_pipeline.stages.pairing import Side, pairs_by_position
+from mmu_pipeline.stages.quality import Sampling, counted, probe_of, probe_reach, quality_facts
 from mmu_pipeline.stages.repeats import reason, without
 from mmu_pipeline.stages.skies import Sky, blind, reach, rival_reach, rows_of, rows_within
 from mmu_pipeline.stages.tiling import tiles
@@ -45,7 +47,7 @@ def match_rule(build: Build) -> str:
     recipe = build.recipe
     taken = [(s.survey, s.where, repeats_of(s, build.surveys[s.survey])) for s in recipe.selections]
     counterparts = [(c.radius_arcsec, c.on and list(c.on.items()), c.pick, c.how, c.epoch) for c in recipe.counterparts]
-    return fingerprint("match", taken, counterparts)
+    return fingerprint("match", taken, counterparts, recipe.chance)
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Strip:
     """Primary objects in the pixel."""
     lost: dict[str, int]
     """Primary objects without a row, by reason."""
+    quality: dict[str, Counts]
+    """Counterpart -> pairs and chance around a sample of the primaries."""
 
 
 def run(unit: Unit, build: Build) -> Receipt:
@@ -71,16 +75,19 @@ def run(unit: Unit, build: Build) -> Receipt:
     skies = {sky.survey: sky for sky in unit.inputs if isinstance(sky, Sky)}
     known = {found.survey: found for found in unit.inputs if isinstance(found, Joined)}
     strips = tiles([block], lambda cell: rows_within(build, skies.values(), cell), build.match_rows, FINEST_STRIP)
-    schemas = catalogs(recipe)
+    schemas = catalogs(recipe, build.surveys)
     paths = {folder: partition_path(folder, block) for folder in schemas}
     tallies: dict[int, CellTally] = {}
     counts: Counter[str] = Counter()
     lost: Counter[str] = Counter()
     widest = {counterpart.survey: 0.0 for counterpart in recipe.counterparts if counterpart.on}
+    samples = [item for item in unit.inputs if isinstance(item, Sampling)]
+    probes = {c.survey: probe for sample in samples for c in recipe.counterparts if (probe := probe_of(recipe, c, sample))}
+    quality: dict[str, list[Counts]] = defaultdict(list)
     with ExitStack() as stack:
         files = {folder: stack.enter_context(build.root.writing_rows(paths[folder], schemas[folder])) for folder in schemas}
         for cell in strips:
-            strip = match_pixel(build, cell, skies, known)
+            strip = match_pixel(build, cell, skies, known, probes)
             tally(tallies, recipe, strip.table)
             for name, far in widest.items():
                 widest[name] = max(far, pc.max(strip.table[f"{name}_separation_arcsec"]).as_py() or 0.0)
@@ -88,6 +95,8 @@ def run(unit: Unit, build: Build) -> Receipt:
                 files[folder].write(part)
             counts.update(rows=strip.rows, primaries=strip.primaries)
             lost.update(strip.lost)
+            for name, found in strip.quality.items():
+                quality[name].append(found)
     for folder in files:
         if not files[folder].rows:  # a HATS catalog lists all of its files, and an empty one has no place in it
             build.root.remove(paths[folder])
@@ -108,14 +117,17 @@ def run(unit: Unit, build: Build) -> Receipt:
                 c.survey: widest[c.survey] if c.on else reach(c, primary, skies[c.survey]) for c in recipe.counterparts
             },
             "cells": {str(cell): part.facts() for cell, part in tallies.items()},
+            "quality": {name: quality_facts(found, probes[name]) for name, found in quality.items()},
         },
     )  # fmt: skip
 
 
-def match_pixel(build: Build, cell: Cell, skies: Mapping[str, Sky], known: Mapping[str, Joined]) -> Strip:
-    """Match the primaries of one pixel of any order, with the margin that each counterpart needs.
+def match_pixel(
+    build: Build, cell: Cell, skies: Mapping[str, Sky], known: Mapping[str, Joined], probes: Mapping[str, Probe]
+) -> Strip:
+    """Match the primaries of one pixel of any order, with the margin that each counterpart needs, or what is measured of it.
 
-    `known` is what the stage `keys` found of the surveys that it dealt with.
+    `known` is what the stage `keys` found of the surveys that it dealt with, `probes` say where chance is measured.
     """
     recipe = build.recipe
     primary = skies[recipe.primary.survey]
@@ -133,7 +145,8 @@ def match_pixel(build: Build, cell: Cell, skies: Mapping[str, Sky], known: Mappi
     found = {}
     for counterpart in recipe.counterparts:
         sky, joins = skies[counterpart.survey], known.get(counterpart.survey)
-        found[sky.survey] = _pairs(build, cell, (primary, around), sky, counterpart, joins)
+        far = probe_reach(counterpart, probes.get(sky.survey), primary, sky)
+        found[sky.survey] = _pairs(build, cell, (primary, around), sky, counterpart, joins, far)
         untold = blind(counterpart, primary, sky, index)
         if counterpart.on and joins and joins.unread:
             more = f" and {len(joins.unread) - 1} more" if joins.unread[1:] else ""
@@ -142,12 +155,18 @@ def match_pixel(build: Build, cell: Cell, skies: Mapping[str, Sky], known: Mappi
         for why, rows in untold.items():
             lost[why] += int((told & rows).sum())
             told &= ~rows
+    quality = {
+        c.survey: counted(build, Side(primary, around), told, Side(skies[c.survey], found[c.survey][0]), c, probes[c.survey])
+        for c in recipe.counterparts
+        if c.survey in probes
+    }
     output: dict[str, Int] = {"primary": np.flatnonzero(told)}
     for counterpart in recipe.counterparts:
         before = _distinct(output["primary"])
         output = joined(output, counterpart.survey, found[counterpart.survey][1], counterpart.how, len(around))
         lost[f"no {counterpart.survey} {counterpart.rule}"] = before - _distinct(output["primary"])
-    return Strip(compose(recipe, around, found, output), _distinct(output["primary"]), total, dict(lost))
+    table = compose(recipe, build.surveys, around, found, output)
+    return Strip(table, _distinct(output["primary"]), total, dict(lost), quality)
 
 
 def _distinct(ascending: Int) -> int:
@@ -165,14 +184,14 @@ def _taken(build: Build, table: pa.Table, joins: Joined | None, ranges: Int) -> 
 
 
 def _pairs(
-    build: Build, cell: Cell, ours: tuple[Sky, pa.Table], sky: Sky, counterpart: Counterpart, joins: Joined | None
+    build: Build, cell: Cell, ours: tuple[Sky, pa.Table], sky: Sky, counterpart: Counterpart, joins: Joined | None, far: float
 ) -> tuple[pa.Table, Pairs]:
-    """Rows of a counterpart, and their pairs with rows of the primary."""
+    """Rows of a counterpart out to `far` arcsec at least, and their pairs with rows of the primary."""
     primary, around = ours
     if counterpart.on:
         if joins is None:
             raise BrokenArtefact(f"keys of {sky.survey} were not joined", hint="run the stage `keys` first")
         return pairs_by_key(build, joins, around, cell)
-    ranges = margin_ranges(cell, reach(counterpart, primary, sky))
+    ranges = margin_ranges(cell, max(far, reach(counterpart, primary, sky)))
     rows = _taken(build, select(rows_of(build, sky, ranges, counterpart.where, counterpart), counterpart.where), joins, ranges)
     return rows, pairs_by_position(build, Side(primary, around), Side(sky, rows), counterpart)

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from mmu_pipeline.catalog import Recipe
+from mmu_pipeline.astrometry import position_errors
+from mmu_pipeline.catalog import Recipe, Survey, has_normalised
 from mmu_pipeline.matching import Pairs
 from mmu_pipeline.sky import CELL_ORDER, Int, pixels_at
 from mmu_pipeline.stages.skies import POINTER
@@ -25,16 +26,21 @@ PAIR = {
     "healpix29": pa.int64(),
 }
 """What a row says of a counterpart besides where it is found: null where there is none."""
+NORMALISED = "normalised_separation"
+"""The separation over the combined error of both positions in one coordinate: of a column where both surveys have errors."""
 
 
-def match_schema(recipe: Recipe) -> pa.Schema:
+def match_schema(recipe: Recipe, surveys: Mapping[str, Survey]) -> pa.Schema:
     """Columns of a recipe's match table, in order."""
     pointer = {"object_id": pa.string(), "source_file": pa.string(), "source_row": pa.int64()}
     place = {"_healpix_29": pa.int64(), "ra": pa.float64(), "dec": pa.float64()}
     place |= {f"{recipe.primary.survey}_{name}": kind for name, kind in pointer.items()}
     fields = [pa.field(name, kind, nullable=False) for name, kind in place.items()]
-    for survey in recipe.survey_names[1:]:
-        kinds = {"object_id": pointer["object_id"], **PAIR, **pointer}
+    for counterpart in recipe.counterparts:
+        survey, kinds = counterpart.survey, dict(PAIR)
+        if has_normalised(counterpart, surveys[recipe.primary.survey], surveys[survey]):
+            kinds[NORMALISED] = pa.float64()
+        kinds = {"object_id": pointer["object_id"], **kinds, **pointer}
         fields += [pa.field(f"{survey}_{name}", kind) for name, kind in kinds.items()]
     return pa.schema(fields)
 
@@ -56,23 +62,32 @@ def joined(output: Mapping[str, Int], survey: str, pairs: Pairs, how: str, n_pri
 
 
 def compose(
-    recipe: Recipe, primaries: pa.Table, found: Mapping[str, tuple[pa.Table, Pairs]], output: Mapping[str, Int]
+    recipe: Recipe,
+    surveys: Mapping[str, Survey],
+    primaries: pa.Table,
+    found: Mapping[str, tuple[pa.Table, Pairs]],
+    output: Mapping[str, Int],
 ) -> pa.Table:
     """The match table of some output rows, as `joined` gave them; `found` holds each counterpart's rows and pairs."""
-    schema = match_schema(recipe)
+    schema = match_schema(recipe, surveys)
     primary = primaries.take(pa.array(output["primary"]))
     columns = {name: primary[name] for name in ("_healpix_29", "ra", "dec")}
     columns |= {f"{recipe.primary.survey}_{name}": primary[name] for name in POINTER}
     own = pixels_at(primary["_healpix_29"].to_numpy(), CELL_ORDER)
     for survey, (rows, pairs) in found.items():
         pair = pa.array(output[survey], mask=output[survey] < 0)
-        taken = rows.select(["_healpix_29", *POINTER]).take(pc.take(pa.array(pairs.counterpart), pair))
+        errors = surveys[survey].position_error or () if f"{survey}_{NORMALISED}" in schema.names else ()
+        taken = rows.select(["_healpix_29", *POINTER, *errors]).take(pc.take(pa.array(pairs.counterpart), pair))
         columns |= {f"{survey}_{name}": taken[name] for name in POINTER}
         columns[f"{survey}_healpix29"] = taken["_healpix_29"]
         columns |= {
             f"{survey}_{name}": pc.take(pa.array(getattr(pairs, name)), pair)
             for name in ("separation_arcsec", "rank", "n_candidates")
         }
+        if errors:
+            both = [position_errors(primary, surveys[recipe.primary.survey]), position_errors(taken, surveys[survey])]
+            normalised = columns[f"{survey}_separation_arcsec"].to_numpy(zero_copy_only=False) / np.hypot(*both)
+            columns[f"{survey}_{NORMALISED}"] = pa.array(normalised, from_pandas=True)
         cells = pixels_at(pc.fill_null(taken["_healpix_29"], -1).to_numpy(), CELL_ORDER)
         columns[f"{survey}_crosses_border"] = pa.array(cells != own, mask=cells < 0)
     return pa.table([columns[name] for name in schema.names], schema=schema)

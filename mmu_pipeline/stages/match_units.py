@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from mmu_pipeline.astrometry import julian_year, reach_of_motion
-from mmu_pipeline.catalog import Recipe
+from mmu_pipeline.catalog import Counterpart, Recipe
 from mmu_pipeline.errors import BadInput
 from mmu_pipeline.shards.schema import sample_members
 from mmu_pipeline.sky import CELL_ORDER, Cell, Int, cells_touching, margin_ranges
@@ -18,6 +18,7 @@ from mmu_pipeline.stages.build import Build, Unit
 from mmu_pipeline.stages.joined import joined
 from mmu_pipeline.stages.match import match_rule, unit_name
 from mmu_pipeline.stages.partitions import object_partitions
+from mmu_pipeline.stages.quality import Sampling, probe_of, probe_reach, sampling
 from mmu_pipeline.stages.receipts import stage_receipts
 from mmu_pipeline.stages.skies import Sky, reach, rival_reach
 from mmu_pipeline.stages.tiling import tiles
@@ -38,6 +39,7 @@ def match_units(build: Build) -> list[Unit]:
     skies, rule = _skies(build, stored), match_rule(build)
     keyed, unread = stage_receipts(build, "keys"), _unread(build, stored)
     by_key = {counterpart.survey for counterpart in build.recipe.counterparts if counterpart.on}
+    sample = sampling(build.recipe, int(sum(r.rows_out for r in stored if r.unit.split("/")[0] == build.recipe.primary.survey)))
     primaries, everything = _rows_before(stored, [build.recipe.primary.survey]), _rows_before(stored, build.recipe.survey_names)
     wanted = np.ones(CELLS, bool)
     if build.cells is not None:
@@ -50,18 +52,20 @@ def match_units(build: Build) -> list[Unit]:
             return 0
         return float(everything[stop] - everything[start]) if unwanted[stop] == unwanted[start] else np.inf
 
+    reaches = _reaches(build.recipe, skies, sample)
     units = []
     for block in tiles((Cell(0, pixel) for pixel in range(12)), rows, build.match_rows, CELL_ORDER):
         near, found = [], []
-        for sky, far in zip(skies, _reaches(build.recipe, skies), strict=True):
+        for sky, far in zip(skies, reaches, strict=True):
             ranges = NOWHERE if sky.survey in by_key else margin_ranges(block, far)
             near.append(sky.near(ranges))
             cells = {cell.pixel for cell in cells_touching(ranges, CELL_ORDER)}
             found.append(joined(sky.survey, keyed, unread[sky.survey], cells, range(*_cells_of(block))))
         weight = 100 * int(rows(block))
         known = [(item.survey, item.digests, item.unread, item.failed) for item in found if item]
-        units.append(Unit("match", unit_name(build.recipe, block), _cells_of(block)[0], weight, (*near, *filter(None, found)),
-                          fingerprint("match", rule, [_seen(sky) for sky in near], known)))  # fmt: skip
+        inputs = (sample, *near, *filter(None, found))
+        units.append(Unit("match", unit_name(build.recipe, block), _cells_of(block)[0], weight, inputs,
+                          fingerprint("match", rule, sample, [_seen(sky) for sky in near], known)))  # fmt: skip
     return units
 
 
@@ -146,12 +150,17 @@ def _skies(build: Build, stored: Sequence[Receipt]) -> tuple[Sky, ...]:
     )
 
 
-def _reaches(recipe: Recipe, skies: Sequence[Sky]) -> list[float]:
+def _reaches(recipe: Recipe, skies: Sequence[Sky], sample: Sampling) -> list[float]:
     """How far beyond a block each survey is read, in arcsec."""
     primary, *others = skies
     pairs = list(zip(recipe.counterparts, others, strict=True))
     rivals = max((rival_reach(counterpart, primary, other) for counterpart, other in pairs), default=0.0)
-    return [rivals, *(reach(counterpart, primary, other) for counterpart, other in pairs)]
+
+    def farthest(counterpart: Counterpart, other: Sky) -> float:
+        probe = probe_of(recipe, counterpart, sample)
+        return max(reach(counterpart, primary, other), probe_reach(counterpart, probe, primary, other))
+
+    return [rivals, *(farthest(counterpart, other) for counterpart, other in pairs)]
 
 
 def _seen(sky: Sky) -> tuple[object, ...]:

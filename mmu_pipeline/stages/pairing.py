@@ -37,12 +37,12 @@ def pairs_by_position(build: Build, primary: Side, other: Side, counterpart: Cou
     repeated = any(is_repeated(selection, survey) for selection, survey in zip(selections, surveys, strict=True))
     by_object = repeated and counterpart.pick != "all"
     pairs = match(
-        _positions(build, primary, counterpart),
-        _positions(build, other, counterpart),
+        positions(build, primary, counterpart),
+        positions(build, other, counterpart),
         wide(counterpart, primary.sky, other.sky),
         "all" if by_object else "best" if counterpart.best else counterpart.pick,  # type: ignore[arg-type]
         preference(other.rows, counterpart),
-        _refinement(build, primary, other, counterpart),
+        refinement(build, primary, other, counterpart),
     )
     if not by_object:
         return pairs
@@ -52,14 +52,15 @@ def pairs_by_position(build: Build, primary: Side, other: Side, counterpart: Cou
     return pick_objects(*candidates, counterpart.pick, ids, objects, preference(other.rows, counterpart))
 
 
-def _positions(build: Build, side: Side, counterpart: Counterpart) -> Positions:
+def positions(build: Build, side: Side, counterpart: Counterpart) -> Positions:
+    """Where the rows of one side are at the epoch of a match."""
     rows, survey = side.rows, build.surveys[side.sky.survey]
     if counterpart.epoch is not None and survey.motion is not None:
         return Positions(*at_epoch(rows, survey, julian_year(counterpart.epoch)), rows["object_id"])
     return Positions(rows["ra"].to_numpy(), rows["dec"].to_numpy(), rows["object_id"], rows["_healpix_29"].to_numpy())
 
 
-def _refinement(build: Build, primary: Side, other: Side, counterpart: Counterpart) -> Refinement | None:
+def refinement(build: Build, primary: Side, other: Side, counterpart: Counterpart) -> Refinement | None:
     """Where one survey alone has motions, each of its rows is moved to the very epoch of the row that it is compared with."""
     if counterpart.epoch is None:
         return None

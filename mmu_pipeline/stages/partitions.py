@@ -11,6 +11,7 @@ from mmu_pipeline.sky import CELL_ORDER, Cell, overlapping
 from mmu_pipeline.stages.associations import write_catalogs
 from mmu_pipeline.stages.build import Build
 from mmu_pipeline.stages.match import block_of
+from mmu_pipeline.stages.quality import quality_of, quality_path
 from mmu_pipeline.stages.receipts import other_receipts
 from mmu_pipeline.storage import Receipt, object_folder, partition_path
 
@@ -60,3 +61,4 @@ def describe_matches(build: Build, receipts: list[Receipt], rule: str) -> None:
         for path in (*receipt.outputs, receipt.path):
             build.root.remove(path)
     write_catalogs(build, {block_of(receipt.unit): receipt for receipt in kept})
+    build.root.write_json(quality_path(build.recipe), quality_of(build, kept))

@@ -34,7 +34,7 @@ from mmu_pipeline.stages.skies import Sky
 from mmu_pipeline.storage import Receipt, match_folder, partition_path
 
 GUARDED = "within guard_arcsec of another split"
-PAIR = ("separation_arcsec", "rank", "n_candidates", "crosses_border")
+PAIR = ("separation_arcsec", "rank", "n_candidates", "crosses_border", "normalised_separation")
 
 
 def run(unit: Unit, build: Build) -> Receipt:
@@ -108,7 +108,8 @@ def _records(unit: Unit, build: Build, cell: Cell, matches: pa.Table) -> pa.Tabl
         columns[f"{name}_object_id"] = matches[f"{name}_object_id"]
         if selection is not build.recipe.primary:
             columns[f"has_{name}"] = pc.is_valid(matches[f"{name}_object_id"])
-            columns |= {f"{name}_{column}": matches[f"{name}_{column}"] for column in PAIR}
+            pair = [f"{name}_{column}" for column in PAIR if f"{name}_{column}" in schema.names]
+            columns |= {column: matches[column] for column in pair}
     absent = pa.nulls(len(matches))
     return pa.table([pc.cast(columns.get(field.name, absent), field.type) for field in schema], schema=schema)
 

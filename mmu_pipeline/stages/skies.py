@@ -79,7 +79,8 @@ def rival_reach(counterpart: Counterpart, primary: Sky, other: Sky) -> float:
 def rows_of(build: Build, sky: Sky, ranges: Int, where: str | None, counterpart: Counterpart | None = None) -> pa.Table:
     """Positions and pointers of a survey's rows within ranges, with the columns that moving, cutting and picking them read."""
     survey = build.surveys[sky.survey]
-    read = {*columns_of(where), *motion_columns(survey), *([survey.object_key] if survey.object_key else [])}
+    read = {*columns_of(where), *motion_columns(survey), *(survey.position_error or ())}
+    read |= {survey.object_key} if survey.object_key else set()
     read |= {counterpart.best[0]} if counterpart and counterpart.best else set()
     return read_objects(build, sky.survey, sky.partitions, ranges, ["ra", "dec", *POINTER, *sorted(read)])
 
