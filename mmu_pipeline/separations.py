@@ -125,6 +125,12 @@ def fit_separations(observed: Sequence[int], bounds: Float, primaries: int) -> F
     )
 
 
+def expected_pairs(bounds: Float, primaries: int, true_fraction: float, chance_per_arcmin2: float, sigma_arcsec: float) -> Float:
+    """What a fit expects in bins of separation, as `fit_separations` has it. Shape (bins,)."""
+    true = -np.diff(np.exp(-0.5 * (bounds / sigma_arcsec) ** 2)) * true_fraction
+    return np.asarray(primaries * (true + np.pi * np.diff(bounds**2) / 3600.0 * chance_per_arcmin2))
+
+
 def false_rate(counts: Counts, fit: Fit, density: float, places: int, pick: str) -> Measured:
     """Share of the matches within the radius that are expected to be by chance.
 

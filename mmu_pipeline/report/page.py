@@ -17,8 +17,9 @@ from mmu_pipeline.catalog import Counterpart
 from mmu_pipeline.report import overview
 from mmu_pipeline.report.gallery import Card, card, choose
 from mmu_pipeline.report.ink import SPLIT_COLOURS, SURVEY_COLOURS, drawing, svg
+from mmu_pipeline.report.matches import draw_match
 from mmu_pipeline.report.shard_set import ShardSet, object_positions, open_set
-from mmu_pipeline.shards.card import licence_warning
+from mmu_pipeline.shards.card import licence_warning, percent
 from mmu_pipeline.sky import CELL_ORDER, pixels_at
 
 GALLERY = 12
@@ -49,6 +50,8 @@ class Pairs:
     median_arcsec: float | None
     several: int
     """Samples with more than one candidate."""
+    quality: Mapping[str, Any] | None
+    """What the manifest says of its matches."""
 
 
 def build_report(shards: str | Path, out: str | Path, truth: Sequence[Checked] | None = None) -> Path:
@@ -56,6 +59,7 @@ def build_report(shards: str | Path, out: str | Path, truth: Sequence[Checked] |
     shard_set = open_set(shards)
     environment = Environment(loader=PackageLoader("mmu_pipeline.report"), autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
+    environment.filters["percent"] = percent
     environment.filters |= {"grouped": lambda number: f"{number:,}", "size": _size}
     page = environment.get_template("page.html.j2").render(
         manifest=shard_set.manifest,
@@ -90,7 +94,8 @@ def pairs_of(shard_set: ShardSet) -> list[Pairs]:
         several = pc.sum(pc.greater(shard_set.index[f"{name}_n_candidates"], 1)).as_py() or 0
         median = float(np.median(separation.drop_null().to_numpy())) if found else None
         text = f"{rule['pick']} {Counterpart.model_validate(rule).rule}, {rule['how']}"
-        lines.append(Pairs(name, text, found, found / max(len(separation), 1), median, several))
+        quality = shard_set.manifest.get("matches", {}).get(name)
+        lines.append(Pairs(name, text, found, found / max(len(separation), 1), median, several, quality))
     return lines
 
 
@@ -117,14 +122,18 @@ def _figures(shard_set: ShardSet) -> Mapping[str, Markup]:
     def separations(figure: Figure) -> None:
         for at, rule in enumerate(rules):
             name, colour = rule["survey"], SURVEY_COLOURS[(at + 1) % len(SURVEY_COLOURS)]
-            values = index[f"{name}_separation_arcsec"].drop_null().to_numpy()
             axes = figure.add_subplot(1, max(3, len(rules)), at + 1)
-            far = rule.get("radius_arcsec") or max(1.0, float(values.max(initial=0.0)))
-            overview.draw_separations(axes, values, far, colour, name)
+            quality = shard_set.manifest.get("matches", {}).get(name)
+            if quality:
+                draw_match(axes, quality, colour, name)
+            else:
+                values = index[f"{name}_separation_arcsec"].drop_null().to_numpy()
+                far = rule.get("radius_arcsec") or max(1.0, float(values.max(initial=0.0)))
+                overview.draw_separations(axes, values, far, colour, name)
 
     figures = {"sky": _figure((9.4, 6.9), "Samples on the sky", sky), "shards": _figure((9.4, 1.9), "Samples per shard", shards)}
     if rules:
-        figures["separations"] = _figure((9.4, 2.1), "Separations of the pairs", separations)
+        figures["separations"] = _figure((9.4, 2.5), "Separations of the pairs", separations)
     return figures
 
 

@@ -71,6 +71,11 @@ def _value(scalar: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": scalar["name"], "dtype": scalar["dtype"]}
 
 
+def percent(measured: Mapping[str, float]) -> str:
+    """A share with its error, as `0.35 ± 0.03 %`."""
+    return f"{100 * measured['value']:.2g} ± {100 * measured['error']:.1g} %"
+
+
 def licence_warning(manifest: Mapping[str, Any]) -> str:
     """A sentence where the licences of the surveys do not go together, else nothing."""
     bound = [survey["name"] for survey in manifest["surveys"] if NON_COMMERCIAL.search(survey["licence"])]
@@ -105,5 +110,6 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters["notes"] = _notes
+    environment.filters["percent"] = percent
     environment.filters["cell"] = lambda value: " ".join(str(value).replace("|", "\\|").split())
     return environment.get_template("card.md.j2")

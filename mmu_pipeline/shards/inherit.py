@@ -36,6 +36,7 @@ def inherited(
         "recipe": first["recipe"] | rules,
         "counts": counts | {"samples": new["samples"] - new["repeats"]},
         "skipped": {where: dict(reasons) for where, reasons in skipped.items() if reasons},
+        "matches": first.get("matches", {}),
         "set_aside": [unit for parent in parents for unit in parent["set_aside"]],
         "parents": [
             {what: parent[what] for what in ("name", "version", "set_digest")}

@@ -64,6 +64,8 @@ class Account:
     """Units that failed, each with stage, unit and reason."""
     narrowed: Mapping[str, Loss] = field(default_factory=dict)
     """Member -> what was lost by storing it in a narrower type."""
+    matches: Mapping[str, Any] = field(default_factory=dict)
+    """Counterpart -> scatter, chance and false-match rate of its matches, with the histogram of separations."""
 
 
 def manifest_of(
@@ -86,6 +88,7 @@ def manifest_of(
         "counts": dict(account.counts),
         "skipped": {where: dict(reasons) for where, reasons in account.skipped.items()},
         "set_aside": [dict(unit) for unit in account.set_aside],
+        "matches": dict(account.matches),
     }
 
 

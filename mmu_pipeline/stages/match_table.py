@@ -76,7 +76,7 @@ def compose(
     own = pixels_at(primary["_healpix_29"].to_numpy(), CELL_ORDER)
     for survey, (rows, pairs) in found.items():
         pair = pa.array(output[survey], mask=output[survey] < 0)
-        errors = surveys[survey].position_error or () if f"{survey}_{NORMALISED}" in schema.names else ()
+        errors = dict.fromkeys((surveys[survey].position_error or ()) if f"{survey}_{NORMALISED}" in schema.names else ())
         taken = rows.select(["_healpix_29", *POINTER, *errors]).take(pc.take(pa.array(pairs.counterpart), pair))
         columns |= {f"{survey}_{name}": taken[name] for name in POINTER}
         columns[f"{survey}_healpix29"] = taken["_healpix_29"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mmu_pipeline.errors import BrokenArtefact
@@ -11,6 +11,7 @@ from mmu_pipeline.shards.index import write_index
 from mmu_pipeline.shards.manifest import MANIFEST_PATH, Account, Provenance, manifest_of
 from mmu_pipeline.shards.narrow import add_losses
 from mmu_pipeline.stages.build import STAGES, Build
+from mmu_pipeline.stages.quality import quality_of
 from mmu_pipeline.stages.receipts import set_aside_of, stage_receipts
 from mmu_pipeline.stages.seal import point_to, seal, shard_files
 from mmu_pipeline.stages.shards import aside_folder, plan_of, plan_path
@@ -71,9 +72,8 @@ def _seal(build: Build, plan: dict[str, Any], receipts: dict[str, list[Receipt]]
     dealt = plan_of(build, plan["pieces"])
     index = write_index(build.root, aside, [f"pieces/samples/{name}.parquet" for name in plan["pieces"]], dealt)
     shards = shard_files(build.root, aside, dealt, [str(digests[name]) for name in dealt.names], build.recipe.shards.sha256)
-    manifest = manifest_of(
-        build.recipe, plan["version"], shards, index, _provenance(build, receipts), _account(receipts, plan["skipped"], set_aside)
-    )
+    account = replace(_account(receipts, plan["skipped"], set_aside), matches=quality_of(build, receipts["match"]))
+    manifest = manifest_of(build.recipe, plan["version"], shards, index, _provenance(build, receipts), account)
     seal(build.root, aside, shard_folder(build.recipe.name, plan["version"]), dealt, manifest)
 
 
