@@ -37,7 +37,7 @@ def test_every_wavelength_is_in_vacuum_or_air() -> None:
 
 
 def test_every_time_says_what_it_counts_by_which_clock() -> None:
-    durations = re.compile(r"^Days (since|from) ")
+    durations = re.compile(r"^Days (since|from) |^Period")
     found = [(survey, field) for survey, field in with_unit("d") if not (field.error_of or durations.match(field.description))]
     assert len(found) >= 20
     for survey, field in found:
@@ -50,7 +50,9 @@ def test_every_time_says_what_it_counts_by_which_clock() -> None:
 
 def test_every_magnitude_names_its_system() -> None:
     """AB, Vega, or that of the telescope; not errors, extinctions, and differences of magnitudes of one system."""
-    words = "error|E(B-V)|reddening|extinction|percentile of|modulus|correction| less |difffuv|diffnuv|scatter|deviation"
+    words = (
+        "error|E(B-V)|reddening|extinction|percentile of|modulus|correction| less |difffuv|diffnuv|scatter|deviation|amplitude"
+    )
     exempt = re.compile("|".join(map(re.escape, words.split("|"))), re.IGNORECASE)
     found = 0
     for survey, field in with_unit("mag"):

@@ -215,7 +215,7 @@ def _member(said: Mapping[str, Any]) -> Member:
     name, dtype, shape = said["name"], said["dtype"], tuple(said["shape"])
     if dtype == "jpeg":
         return Member(name, np.dtype(np.uint8), shape, is_encoded=True)
-    narrow = {"is_narrowed": "narrowed_from" in said, "scale": said.get("scale")}
+    narrow: dict[str, Any] = {"is_narrowed": "narrowed_from" in said, "scale": said.get("scale")}
     return Member(name, np.dtype(dtype).newbyteorder("<"), shape, **narrow)
 
 

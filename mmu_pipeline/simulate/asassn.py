@@ -12,13 +12,13 @@ from astropy import units as u
 from astropy.coordinates import SkyCoord
 
 from mmu_pipeline.simulate import gaia, lamost
-from mmu_pipeline.simulate.detections import INSTRUMENTS, Instrument, detect
+from mmu_pipeline.simulate.detections import detect
+from mmu_pipeline.simulate.instruments import INSTRUMENTS
 from mmu_pipeline.simulate.sky import rows_of, sky_objects
 from mmu_pipeline.simulate.write import Layout
 from mmu_pipeline.sky import CELL_ORDER, healpix29, pixels_at
 
 FOLDER = "asassn"
-SEEN = Instrument("asassn_variables", 2015.5, 0.8, 19.3, ("star",))
 TYPES = ("EW", "RRAB", "SR", "ROT", "DSCT")
 COLUMNS = ("asassn_name", "edr3_source_id", "raj2000", "dej2000", "variable_type", "period", "epoch_hjd", "mean_vmag",
            "amplitude", "class_probability", "lksl_statistic", "rfr_score", "phot_g_mean_mag", "bp_rp", "parallax",
@@ -61,13 +61,12 @@ def write_set(folder: Path, seed: int = 0) -> pa.Table:
     arcminutes off, as where a fibre was misplaced).
     """
     sky = sky_objects(seed)
-    (instrument,) = (one for one in INSTRUMENTS if one.survey == "gaia")
-    sources = detect(sky, instrument, seed)
+    sources = detect(sky, INSTRUMENTS["gaia"], seed)
     sources = sources.append_column("object_id", pa.array(gaia.object_ids(sources)))
     _write_cells(folder / gaia.FOLDER, sources.filter(pc.equal(sources["fault"], "")), gaia, seed)
     known = {row["true_id"]: int(row["object_id"]) for row in rows_of(sources) if row["fault"] == "" and row["true_id"] % 9}
 
-    stars = detect(sky, SEEN, seed)
+    stars = detect(sky, INSTRUMENTS["asassn_variables"], seed)
     stars = stars.append_column("object_id", pa.array(object_ids(stars)))
     ids = [known.get(true_id) for true_id in stars["true_id"].to_pylist()]
     stars = stars.append_column("gaia_source_id", pa.array(ids, pa.int64()))

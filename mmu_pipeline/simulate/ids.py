@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from mmu_pipeline.simulate import apogee, chandra, desi, gaia, galah, hsc, lamost, ps1_sne_ia, sdss, vipers
+from mmu_pipeline.simulate import apogee, asassn, chandra, desi, gaia, galah, hsc, lamost, ps1_sne_ia, sdss, vipers
 
 LAYOUTS = {
     "apogee": apogee, "chandra": chandra, "desi": desi, "gaia": gaia, "galah": galah, "hsc": hsc, "lamost": lamost,
@@ -35,6 +35,8 @@ def ids_of(survey: str, form: str, seen: pa.Table) -> list[str]:
         return [str(number) for number in range(len(seen))]
     repeat = [fault == "coincident" for fault in seen["fault"].to_pylist()]
     numbers = [1 + 2 * true_id + again for true_id, again in zip(seen["true_id"].to_pylist(), repeat, strict=True)]
+    if survey == "asassn_variables":
+        return asassn.object_ids(seen)
     if survey in NAMES:
         return [f"{NAMES[survey]}{letters(number)}" for number in numbers]
     return [PATTERNS[survey].format(number) for number in numbers]

@@ -32,6 +32,7 @@ INSTRUMENTS = {
     for seen in (
         Instrument("allwise", 2010.56, 0.05, 19.5, ALL, side_deg=45.0),
         Instrument("apogee", 2015.0, 0.05, 17.5, ("star",)),
+        Instrument("asassn_variables", 2015.5, 0.8, 19.3, ("star",)),
         Instrument("btsbot", 2020.5, 0.08, 21.0, ("sn_host",), side_deg=60.0),
         Instrument("cfa3", 2005.0, 0.3, 19.0, ("sn_host",), ("xmm_lss",)),
         Instrument("cfa3_standard", 2005.0, 0.3, 19.0, ("sn_host",), ("xmm_lss",)),

@@ -101,6 +101,11 @@ def _gz2(folder: Path, objects: Objects) -> list[Path]:
     return [_csv(folder / "table5.csv.gz", _records(objects, "objid", ""))]
 
 
+def _asassn(folder: Path, objects: Objects) -> list[Path]:
+    rows = _records(objects, "asassn_name", "", ("raj2000", "dej2000"))
+    return [_csv(folder / "asassn_variables_x.csv", rows)]
+
+
 def _plasticc(folder: Path, objects: Objects) -> list[Path]:
     """A table of objects, and two tables of the observations of all, in order of time."""
     arrays = objects.members
@@ -260,6 +265,7 @@ def _gz_hubble(folder: Path, objects: Objects) -> list[Path]:
 WRITERS: dict[tuple[str, str], Callable[[Path, Objects], list[Path]]] = {
     ("allwise", "parquet"): _allwise_parquet,
     ("allwise", "text"): _allwise,
+    ("asassn_variables", "csv"): _asassn,
     ("btsbot", "npy"): _btsbot,
     ("desi_provabgs", "hdf5"): _hdf5("BGS_ANY_full.provabgs.sv3.v0.hdf5", {"mcmc": "PROVABGS_MCMC"}, "TARGETID"),
     ("galex", "fits"): _fits("GUVCat_AIS_FOV055_glat85_00N__90_00N.fits.gz", "OBJID", "K", True),
