@@ -176,6 +176,11 @@ class Survey(_Model):
         return self
 
     @property
+    def only_mmu(self) -> bool:
+        """Whether only what the Multimodal Universe made of it is read, not the files that the survey itself releases."""
+        return set(self.forms) <= {"mmu_v1", "hats"}
+
+    @property
     def columns(self) -> tuple[Field, ...]:
         """Fields that are columns of the object table."""
         return tuple(field for field in self.fields if not field.is_member)

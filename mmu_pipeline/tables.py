@@ -75,6 +75,7 @@ def survey_page(survey: Survey) -> Group:
             for f in survey.fields
         ),
     )
+    only = ["[dim]read[/]     only as the MMU has it, not the files that the survey itself releases"] if survey.only_mmu else []
     forms = table(("form", "reader", "url"), ((name, f.reader, f.url or "say --source") for name, f in survey.forms.items()))
     faults = [f"[yellow]fault[/]    {name}: {escape(fault)}" for name, form in survey.forms.items() for fault in form.faults]
     rows = f"{counted(survey.expected_rows)} rows" if survey.expected_rows else "rows unknown"
@@ -95,6 +96,7 @@ def survey_page(survey: Survey) -> Group:
         *faults,
         f"[dim]epoch[/]    {f'positions are of {epoch}' if epoch else 'the epoch of its positions is not declared'}",
         *precision,
+        *only,
         f"[dim]licence[/]  {escape(survey.licence)}",
         f"[dim]cite[/]     {escape(survey.citation)}",
         f"[dim]see[/]      {escape(survey.homepage)}" if survey.homepage else "",

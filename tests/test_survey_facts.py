@@ -42,7 +42,7 @@ def test_every_time_says_what_it_counts_by_which_clock() -> None:
     assert len(found) >= 20
     for survey, field in found:
         assert field.time_system, f"{survey.name} {field.name}"
-        assert re.match(r"(MJD|JD|BJD) (UTC|TDB|TT|TAI)( - \d+)?$|MJD$|not documented$", field.time_system)
+        assert re.match(r"(MJD|JD|BJD) (UTC|TDB|TT|TAI)( - \d+)?$|MJD$|HJD$|not documented$", field.time_system)
     for survey in SURVEYS.values():
         if survey.modality == "light_curve":
             assert survey.field("time").time_system, survey.name

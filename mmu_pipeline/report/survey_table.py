@@ -19,6 +19,10 @@ This page is written by `python -m mmu_pipeline.report.survey_table`.
 """
 
 
+ONLY_MMU = """Of these surveys the files that they release themselves are not read, only what the MMU has made of them: {names}.
+A reader of mosaics, of calibrated exposures or of cubes cannot be tested without a real file of each. All others are also read as
+the survey releases them; where their catalogs are tables of their own that are not joined, the faults below say so."""
+
 HEADINGS = {"image": "Images", "spectrum": "Spectra", "cube": "Cubes", "light_curve": "Light curves", "table": "Tables"}
 
 
@@ -30,6 +34,8 @@ def markdown(surveys: Iterable[Survey]) -> str:
         rows = [survey for survey in known if survey.modality == modality]
         if rows:
             parts.append(f"## {HEADINGS[modality]}\n\n{_table(rows)}\n")
+    names = ", ".join(f"`{survey.name}`" for survey in known if survey.only_mmu)
+    parts.append(f"## Only the forms of the MMU are read\n\n{ONLY_MMU.format(names=names)}\n")
     parts.append("## Known faults of the sources\n")
     parts += [_faults(survey) for survey in known if any(form.faults for form in survey.forms.values())]
     return "\n".join(parts)
