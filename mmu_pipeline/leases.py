@@ -44,13 +44,13 @@ def writing_alone(root: Root, folder: str, what: str, pace: Pace = Pace()) -> It
     path, lost = _lease_path(folder, number), Event()
 
     def renew() -> None:
-        if max(_numbers(root, folder), default=0) > number:
-            lost.set()
-        else:
+        if _holds(root, folder, number, mine):
             root.write_json(path, mine)
+        else:
+            lost.set()
 
     def check() -> None:
-        if lost.is_set() or max(_numbers(root, folder), default=0) > number:
+        if lost.is_set() or not _holds(root, folder, number, mine):
             raise Superseded(f"another run writes {what} now", root=root.url,
                              hint="this one did not renew its lease for long; what it finished is kept")  # fmt: skip
 
@@ -116,14 +116,22 @@ def _take(root: Root, folder: str, mine: dict[str, Any], what: str, pace: Pace) 
     if holder is None:
         with suppress(FileExistsError):
             root.create_json(_lease_path(folder, newest + 1), mine)
-            numbers = _numbers(root, folder)
-            if max(numbers) == newest + 1:
-                for number in numbers[:-1]:
-                    root.remove(_lease_path(folder, number))
+            if _holds(root, folder, newest + 1, mine):
+                for number in _numbers(root, folder):
+                    if number <= newest:
+                        root.remove(_lease_path(folder, number))
                 return newest + 1
-            root.remove(_lease_path(folder, newest + 1))
     raise BadInput(f"another run writes {what}", root=root.url, by=(holder or {}).get("who"),
                    hint="wait for its end; if it is dead, its lease ends by itself in minutes")  # fmt: skip
+
+
+def _holds(root: Root, folder: str, number: int, mine: dict[str, Any]) -> bool:
+    """Whether a lease is still ours: no higher number is there, and no other wrote it over, as a store may let it."""
+    try:
+        written = root.read_json(_lease_path(folder, number))
+    except (FileNotFoundError, BrokenArtefact):
+        return False
+    return bool(written == mine and max(_numbers(root, folder)) == number)
 
 
 def _live(root: Root, path: str, pace: Pace) -> dict[str, Any] | None:
@@ -145,7 +153,8 @@ def _live(root: Root, path: str, pace: Pace) -> dict[str, Any] | None:
 
 
 def _holder() -> dict[str, Any]:
-    return {"host": this_host(), "pid": os.getpid(), "who": f"process {os.getpid()} of machine {this_host()}"}
+    pid, host = os.getpid(), this_host()
+    return {"token": uuid.uuid4().hex, "host": host, "pid": pid, "who": f"process {pid} of machine {host}"}
 
 
 @contextmanager
