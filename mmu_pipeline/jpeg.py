@@ -44,7 +44,7 @@ def pixels_of(content: bytes) -> Pixels:
 
     try:
         decoded = np.asarray(Image.open(io.BytesIO(content), formats=["JPEG"]))
-    except OSError as error:
+    except (OSError, Image.DecompressionBombError) as error:  # Pillow refuses pictures of more than 179 million pixels
         raise ValueError(str(error)) from error
     return decoded if decoded.ndim == 3 else decoded[:, :, np.newaxis]
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import fsspec
 from aiohttp import ClientConnectorError, ClientError, ClientResponseError, ClientTimeout
 from botocore.exceptions import ConnectionError as S3ConnectionError
-from botocore.exceptions import HTTPClientError
+from botocore.exceptions import HTTPClientError, NoCredentialsError, PartialCredentialsError
 from fsspec.core import url_to_fs
 from fsspec.utils import get_protocol
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
@@ -71,7 +71,8 @@ def _options(protocol: str) -> dict[str, Any]:
 def retried(action: Callable[[], T], url: str, answers: tuple[type[Exception], ...] = ()) -> T:
     """The result of a transfer, tried again with growing, random pauses for as long as the settings say.
 
-    Raises Unreachable; errors of the kinds `answers` are what the server has to say, and pass unchanged.
+    Raises Unreachable, and BadInput where credentials are missing; errors of the kinds `answers` are what the server has to
+    say, and pass unchanged.
     """
 
     def say(state: RetryCallState) -> None:
@@ -86,6 +87,9 @@ def retried(action: Callable[[], T], url: str, answers: tuple[type[Exception], .
             before_sleep=say,
             reraise=True,
         )(action)
+    except (NoCredentialsError, PartialCredentialsError) as error:
+        raise BadInput("no credentials for this store", url=public_url(url), reason=str(error),
+                       hint="put them where botocore looks: AWS_ACCESS_KEY_ID and its secret, ~/.aws") from error  # fmt: skip
     except FAULTS as error:
         if _is_full(error) or isinstance(error, answers):
             raise

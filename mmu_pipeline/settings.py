@@ -63,7 +63,9 @@ class Settings(BaseModel):
     schemes: tuple[str, ...] = ("file", "local", "memory", "http", "https", "s3", "hf")
     """Kinds of URL that sources and roots may have. A service for others leaves out `file`, `local` and `memory`."""
     most_unpacked_bytes: ByteSize = Field(default=ByteSize(64 * 1024**3), gt=0)
-    """What one source file may become when it is unpacked."""
+    """What one compressed text file may become when it is unpacked, a block at a time."""
+    most_array_bytes: ByteSize = Field(default=ByteSize(8 * 1024**3), gt=0)
+    """What may be held at once of a source file: a dataset or a chunk of it, a table, an image; checked before it is read."""
 
 
 def settings() -> Settings:

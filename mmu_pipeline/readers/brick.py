@@ -17,6 +17,7 @@ from astropy.wcs import WCS
 from mmu_pipeline.catalog import Survey
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array, Field
+from mmu_pipeline.readers.bounded import check_images
 from mmu_pipeline.readers.fits_table import column_of, first_table, read_objects
 from mmu_pipeline.readers.normalise import blaming, check_ids, id_sources, object_ids
 from mmu_pipeline.readers.ragged import finished, needed_members
@@ -81,6 +82,7 @@ class Brick:
     def _opened(self, path: Path) -> Any:
         try:
             hdus = self.stack.enter_context(fits.open(path))
+            check_images(hdus)
             return hdus[1]
         except (OSError, IndexError) as error:
             raise BrokenSource("not a readable coadd", file=path, reason=str(error), hint="fetch the file again") from error

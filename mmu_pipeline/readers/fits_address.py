@@ -27,6 +27,7 @@ from astropy.io import fits
 from mmu_pipeline.catalog import Form
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array
+from mmu_pipeline.readers.bounded import check_images
 from mmu_pipeline.readers.companions import companion
 from mmu_pipeline.readers.normalise import as_text
 
@@ -64,6 +65,7 @@ def opened_fits(path: Path) -> Iterator[Any]:
     with _blaming_fits("not a readable FITS file", path):
         hdus = fits.open(path, memmap=path.suffix != ".gz", lazy_load_hdus=False)
     with hdus, _blaming_fits("the FITS file cannot be read", path):
+        check_images(hdus)
         yield hdus
 
 

@@ -16,6 +16,7 @@ from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array, Field
 from mmu_pipeline.readers import ObjectRows, Skipped
 from mmu_pipeline.readers.arrow_table import NO_ID
+from mmu_pipeline.readers.bounded import check_images
 from mmu_pipeline.readers.fits_table import column_of
 from mmu_pipeline.readers.normalise import blaming, check_ids, columns, id_sources, numbers_of, object_ids
 from mmu_pipeline.readers.ragged import finished, needed_members, of_arrays
@@ -82,6 +83,7 @@ def read_arrays(
 def _opened(path: Path) -> Any:
     try:
         hdus = fits.open(path, memmap=False)
+        check_images(hdus)
         if len(hdus) > 1 and isinstance(hdus[1], fits.BinTableHDU):
             return hdus
     except (OSError, ValueError, TypeError) as error:

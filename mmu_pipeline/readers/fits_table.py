@@ -15,6 +15,7 @@ from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array, Field
 from mmu_pipeline.readers import ObjectRows, Skipped, text_table
 from mmu_pipeline.readers.arrow_table import NO_ID
+from mmu_pipeline.readers.bounded import check_images
 from mmu_pipeline.readers.normalise import ROW_NUMBER, blaming, columns, id_sources, numbers_of, object_ids
 from mmu_pipeline.sky import Int
 
@@ -59,6 +60,7 @@ def first_table(path: Path) -> Any:
         with fits.open(path, memmap=path.suffix != ".gz", lazy_load_hdus=True) as hdus:
             for hdu in hdus:
                 if type(hdu) is fits.BinTableHDU:
+                    check_images([hdu])
                     return hdu.data
     except (OSError, ValueError, TypeError) as error:
         if isinstance(error, OSError) and error.errno is not None:

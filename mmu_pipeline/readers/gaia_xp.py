@@ -17,6 +17,7 @@ from mmu_pipeline.catalog import Survey
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array, Field
 from mmu_pipeline.readers import ObjectRows, Skipped, normalise
+from mmu_pipeline.readers.bounded import FIRST_LINE, unpacked
 from mmu_pipeline.readers.companions import companion
 from mmu_pipeline.readers.fits_address import opened_fits
 from mmu_pipeline.readers.ragged import finished, needed_members
@@ -145,20 +146,21 @@ def _text(path: Path, names: Collection[str], rows: Int | None) -> dict[str, Arr
     opener: Any = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rt", encoding="utf-8") as lines:
-            comments, line = 0, lines.readline()
+            comments, line = 0, lines.readline(FIRST_LINE)
             while line.startswith("#"):
-                comments, line = comments + 1, lines.readline()
+                comments, line = comments + 1, lines.readline(FIRST_LINE)
         header = [name.strip().strip('"') for name in line.strip().split(",")]
         present = [name for name in header if name in names]
         is_text = {name: bool(re.search(r"coefficient|flag$|libname|designation", name)) for name in present}
         types = {name: pa.int64() if name == ID else pa.string() if is_text[name] else pa.float64() for name in present}
-        table = pa.csv.read_csv(
-            path,
-            read_options=pa.csv.ReadOptions(skip_rows=comments, block_size=BLOCK_BYTES),
-            convert_options=pa.csv.ConvertOptions(
-                include_columns=present, column_types=types, null_values=MISSING, strings_can_be_null=True
-            ),
-        )
+        with unpacked(path) as stream:
+            table = pa.csv.read_csv(
+                stream,
+                read_options=pa.csv.ReadOptions(skip_rows=comments, block_size=BLOCK_BYTES),
+                convert_options=pa.csv.ConvertOptions(
+                    include_columns=present, column_types=types, null_values=MISSING, strings_can_be_null=True
+                ),
+            )
     except (pa.ArrowInvalid, UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
         at = re.search(r"In CSV column #(\d+)", str(error))
         column = header[int(at[1])] if at else None

@@ -19,6 +19,7 @@ from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array, Field
 from mmu_pipeline.ranges import RangedFile
 from mmu_pipeline.readers import ObjectRows, Skipped, normalise
+from mmu_pipeline.readers.bounded import check_columns
 from mmu_pipeline.readers.parquet_ahead import column_ranges, open_parquet
 from mmu_pipeline.readers.planes import has_planes, in_order_of_bands
 from mmu_pipeline.readers.ragged import finished, needed_members, of_arrays
@@ -188,6 +189,7 @@ def _present(leaves: dict[str, str], names: Sequence[str]) -> str | None:
 
 def _rows(file: Partition, paths: list[str], column: str, rows: Int | None) -> pa.Table:
     """Some columns: of all rows, or of chosen ones in their order, reading the row groups that hold them."""
+    check_columns(file.file.metadata, paths)
     if rows is None:
         return file.file.read(columns=paths)
     ends = file.ends

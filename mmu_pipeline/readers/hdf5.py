@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -14,6 +15,7 @@ from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array
 from mmu_pipeline.ranges import RangedFile
 from mmu_pipeline.readers import hdf5_ahead
+from mmu_pipeline.readers.bounded import check_held, check_parts
 from mmu_pipeline.readers.hdf5_chunks import holds_whole_rows, read_rows
 from mmu_pipeline.readers.hdf5_dataset import Stored, blaming_hdf5
 from mmu_pipeline.sky import Int
@@ -44,7 +46,9 @@ def _at_a_distance(source: RangedFile) -> h5py.h5f.FileID:
 def whole(stored: Stored) -> Array:
     """All of a dataset in native byte order. Raises BrokenSource on damaged data."""
     if stored.shape and holds_whole_rows(stored):
+        check_held(stored.shape[0] * stored.row_bytes, "a dataset", dataset=stored.name)
         return rows_of(stored, np.arange(stored.shape[0]))
+    check_held(math.prod(stored.shape) * stored.dtype.itemsize, "a dataset", dataset=stored.name)
     with blaming_hdf5("a dataset cannot be read", dataset=stored.name):
         if stored.dtype.kind not in "biufS":
             return np.asarray(h5py.Dataset(stored.id)[()])
@@ -62,6 +66,7 @@ def rows_of(stored: Stored, rows: Int) -> Array:
     back = None
     if len(rows) and (np.diff(rows) <= 0).any():
         rows, back = np.unique(rows, return_inverse=True)
+    check_held(len(rows) * stored.row_bytes, "so many rows", rows=len(rows), dataset=stored.name)
     if rows.size and (rows[0] < 0 or rows[-1] >= stored.shape[0]):
         raise BrokenSource("no such row", dataset=stored.name, row=int(rows[-1]), rows=stored.shape[0])
     found = np.empty((rows.size, *stored.shape[1:]), stored.dtype.newbyteorder("="))
@@ -103,6 +108,7 @@ def table(group: h5py.Group, name: str, column: str) -> h5py.Dataset:
         raise BrokenSource("a declared table is missing", column=column, expected=name, group=group.name)
     if found.is_virtual or found.external:
         raise BrokenSource("a table whose data lie in another file is refused", column=column, dataset=found.name)
+    check_parts(found.shape, found.chunks, found.dtype.itemsize, column=column, dataset=found.name)
     return found
 
 
@@ -119,6 +125,7 @@ def table_column(source: h5py.Dataset, column: str, rows: slice = slice(None)) -
     if start >= stop and rows != slice(None):
         raise BrokenSource("no such row", dataset=source.name, row=start, rows=source.shape[0])
     kind = source.dtype[column]
+    check_held((stop - start) * kind.itemsize, "a column", column=column, dataset=source.name)
     found = np.empty((stop - start, *kind.shape), kind.base.newbyteorder("="))
     with blaming_hdf5("a table cannot be read", dataset=source.name, column=column):
         for at in range(start, stop, step):

@@ -16,8 +16,6 @@ from mmu_pipeline.readers.hdf5_dataset import DEFLATE, SHUFFLE, Stored
 from mmu_pipeline.sky import Int
 
 PIPELINES = ((DEFLATE,), (SHUFFLE, DEFLATE))
-SLACK = 64 * 1024
-"""By how much deflate may lengthen a chunk that cannot be compressed, and more."""
 
 
 def holds_whole_rows(stored: Stored) -> bool:
@@ -58,12 +56,13 @@ def read_rows(stored: Stored, rows: Int, into: Array) -> bool:
 def _inflated(stored: Stored, content: bytes, length: int, first: int) -> Array:
     """A chunk's rows, in the byte order in which they are stored."""
     size = length * stored.row_bytes
+    engine = isal_zlib.decompressobj()
     try:
-        plain = isal_zlib.decompress(content, bufsize=size) if len(content) <= size + SLACK else b""
+        plain = engine.decompress(content, size + 1)  # and not a byte more, whatever the chunk would become
     except zlib.error as error:
         raise BrokenSource("a chunk cannot be inflated", dataset=stored.name, row=first, reason=str(error),
                            hint="fetch the file again") from error  # fmt: skip
-    if len(plain) != size:
+    if len(plain) != size or not engine.eof:
         raise BrokenSource("a chunk is not of its size", dataset=stored.name, row=first, bytes=len(plain), expected=size,
                            hint="fetch the file again")  # fmt: skip
     values: npt.NDArray[Any] = np.frombuffer(plain, np.uint8)

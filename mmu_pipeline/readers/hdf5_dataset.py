@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from mmu_pipeline.errors import BrokenSource
+from mmu_pipeline.readers.bounded import check_parts
 
 DEFLATE, SHUFFLE = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE
 FILTERS = frozenset(range(1, 7)) | {32000}
@@ -74,6 +75,7 @@ def dataset(group: h5py.Group, names: Sequence[str], column: str) -> Stored:
         raise BrokenSource("a dataset whose data lie in another file is refused", column=column, dataset=name)
     if unknown := set(stored.filters) - FILTERS:
         raise BrokenSource("a filter that needs a plug-in is refused", column=column, dataset=name, filter=min(unknown))
+    check_parts(stored.shape, stored.chunks, stored.dtype.itemsize, column=column, dataset=name)
     if not _is_plain(stored.dtype):
         raise BrokenSource("neither numbers nor text", column=column, dataset=name, dtype=stored.dtype)
     return stored
@@ -95,12 +97,19 @@ def stored_name(group: h5py.Group, names: Sequence[str]) -> str | None:
     """The first of `names` that is there, or the only one that differs in case alone; None where there is none."""
     with blaming_hdf5("the list of datasets cannot be read"):
         links = group.id.links
-        exact = next((name for name in names if links.exists(name.encode())), None)
+        exact = next((name for name in names if _is_inside(links, name) and links.exists(name.encode())), None)
         if exact is not None:
             return exact
         folded = {name.lower() for name in names}
         same = [name for name in group if name.lower() in folded]
     return same[0] if len(same) == 1 else None
+
+
+def _is_inside(links: Any, path: str) -> bool:
+    """Whether the groups on the way to a name are of this very file, so that looking for it opens no other."""
+    *parents, _ = path.strip("/").split("/")
+    ways = ("/".join(parents[: depth + 1]).encode() for depth in range(len(parents)))
+    return all(links.exists(way) and links.get_info(way).type == h5py.h5l.TYPE_HARD for way in ways)
 
 
 def _is_plain(dtype: np.dtype[Any]) -> bool:

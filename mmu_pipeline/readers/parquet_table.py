@@ -16,6 +16,7 @@ from mmu_pipeline.fields import Array, Field
 from mmu_pipeline.ranges import RangedFile
 from mmu_pipeline.readers import ObjectRows
 from mmu_pipeline.readers.arrow_table import ids_of, object_rows, source_types
+from mmu_pipeline.readers.bounded import check_columns
 from mmu_pipeline.readers.normalise import blaming, check_ids, id_sources
 from mmu_pipeline.readers.parquet_ahead import column_ranges, open_parquet
 from mmu_pipeline.readers.pictures import encoded
@@ -26,6 +27,7 @@ def read_objects(survey: Survey, form: str, path: Path | RangedFile) -> ObjectRo
     """The objects of one file, in file order; rows without an id are skipped. Raises BrokenSource naming the column."""
     with blaming(path), _opened(path) as file:
         types = source_types(survey, form, file.schema_arrow.names)
+        check_columns(file.metadata, types)
         if isinstance(path, RangedFile):
             path.announce(_ranges(file, survey, form))
         batches = list(file.iter_batches(columns=list(types)))
@@ -48,6 +50,7 @@ def read_arrays(
             raise BrokenSource("no such row", row=int(rows.max()), rows=file.metadata.num_rows)
         names = {field.name: _leaf(file, field.source_names(form), field.name) for field in members}
         wanted = [*id_sources(declared), *names.values()]
+        check_columns(file.metadata, wanted)
         if isinstance(path, RangedFile):
             path.announce(_ranges(file, survey, form, rows, members))
         groups = _groups(file, rows)

@@ -15,6 +15,7 @@ from mmu_pipeline.fields import Array, Field
 from mmu_pipeline.ranges import RangedFile
 from mmu_pipeline.readers import ObjectRows
 from mmu_pipeline.readers.arrow_table import ids_of, object_rows, source_types
+from mmu_pipeline.readers.bounded import FIRST_LINE, unpacked
 from mmu_pipeline.readers.normalise import blaming, check_ids, id_sources
 from mmu_pipeline.sky import Int
 
@@ -59,8 +60,8 @@ def check_rows(survey: Survey, form: str, path: Path, rows: Int, object_ids: Seq
 
 def column_names(form: Form, path: Path) -> list[str]:
     """Names of the columns of a file, of its header line or as declared. Raises BrokenSource for an empty file."""
-    with pa.input_stream(str(path), compression="detect") as stream:
-        first = stream.read(1 << 20).split(b"\n", 1)[0].decode("utf-8", "replace").rstrip("\r")
+    with unpacked(path) as stream:
+        first = stream.read(FIRST_LINE).split(b"\n", 1)[0].decode("utf-8", "replace").rstrip("\r")
     if not first:
         raise BrokenSource("the file is empty")
     fields = first.split(form.text.delimiter)
@@ -81,7 +82,7 @@ def batches(form: Form, path: Path, types: dict[str, pa.DataType]) -> Iterator[p
     if missing := [name for name in types if name not in names]:
         raise BrokenSource("a declared column is missing", column=missing[0], hint=f"the file has: {', '.join(names[:20])}")
     try:
-        with pa.input_stream(str(path), compression="detect") as stream, csv.open_csv(
+        with unpacked(path) as stream, csv.open_csv(
             stream,
             csv.ReadOptions(
                 column_names=names, skip_rows=0 if form.text.columns else 1, block_size=BLOCK_BYTES, use_threads=False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,15 +12,20 @@ from mmu_pipeline.leases import reading
 from mmu_pipeline.shards.manifest import FORMAT_VERSION, MANIFEST_PATH
 from mmu_pipeline.storage import READERS, Root
 
+SHARD_NAME, DIGEST = re.compile(r"[A-Za-z0-9_-]+\.tar"), re.compile(r"[0-9a-f]*")
+VERSION_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 LATEST = "LATEST"
 """Beside the versions of a set: holds the name of the one that readers should take."""
 
 
 def locate(url: str) -> Root:
-    """The folder of a version: the one named, or that which LATEST names in the folder of a recipe."""
+    """The folder of a version: the one named, or that which LATEST names in the folder of a recipe. Raises BadInput."""
     folder = Root(url.rstrip("/"))
     if folder.exists(LATEST):
-        return folder.at(folder.read_bytes(LATEST).decode().strip())
+        version = folder.read_bytes(LATEST).decode("utf-8", "replace").strip()
+        if not VERSION_NAME.fullmatch(version):
+            raise BadInput("LATEST does not hold the name of a version", file=folder.path(LATEST), name=version[:80])
+        return folder.at(version)
     return folder
 
 
@@ -43,7 +49,17 @@ def read_manifest(root: Root) -> dict[str, Any]:
     if version != FORMAT_VERSION:
         raise BadInput(f"a set of format {version}, this release reads {FORMAT_VERSION}", folder=root.url,
                        hint="use the release that made it")  # fmt: skip
+    _check_names(manifest, root)
     return manifest
+
+
+def _check_names(manifest: dict[str, Any], root: Root) -> None:
+    """Names of shards become paths, their digests names of files in a cache: neither may lead elsewhere."""
+    for shard in manifest.get("shards", []):
+        name, digest = str(shard.get("name")), str(shard.get("digest", ""))
+        if not SHARD_NAME.fullmatch(name) or not DIGEST.fullmatch(digest):
+            raise BadInput("a shard's name or digest is not one", file=root.path(MANIFEST_PATH), name=name, digest=digest,
+                           hint="the manifest was not written by this software: do not trust the set")  # fmt: skip
 
 
 @contextmanager

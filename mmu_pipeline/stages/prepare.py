@@ -13,6 +13,7 @@ from mmu_pipeline.errors import BadInput
 from mmu_pipeline.expressions import parse_where
 from mmu_pipeline.readers import reader
 from mmu_pipeline.redaction import public_url
+from mmu_pipeline.remote import check_scheme
 from mmu_pipeline.sky import CELL_ORDER, cone_cells
 from mmu_pipeline.stages.build import Build, Source
 from mmu_pipeline.stages.download import detect_form, is_local
@@ -44,6 +45,8 @@ def prepare(
                 f"--source names the survey {name!r}, which the recipe does not use", hint=f"it uses: {', '.join(surveys)}"
             )
     found = {name: _source(survey, (sources or {}).get(name)) for name, survey in surveys.items()}
+    for url in (root, *(url for source in found.values() for url in (source.url, *source.mirrors))):
+        check_scheme(url)
     chosen = chosen.model_copy(
         update={
             "primary": _explicit(chosen.primary, surveys, found),
