@@ -26,6 +26,7 @@ from mmu_pipeline.stages.access import Access
 from mmu_pipeline.stages.build import Build, Source, SourceFile
 from mmu_pipeline.stages.download import list_files
 from mmu_pipeline.storage import Root
+from tests.test_pipeline import Sky, members, run_all
 
 SURVEYS = load_surveys()
 COUNT = 2000
@@ -336,3 +337,24 @@ def test_what_is_wrong_with_a_file_at_a_distance_is_said_by_its_url(place: Path,
         with pytest.raises(BrokenSource, match="not a readable HDF5 file") as error:
             read_far(server, "bad.hdf5", tmp_path / "cache")
         assert error.value.where["file"] == f"{server.url}/bad.hdf5"
+
+
+# A whole build
+
+
+def test_a_build_by_ranges_gives_the_samples_of_a_local_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "BLOCK", 1)
+    sky = Sky(tmp_path)
+    _, here = run_all(sky.prepare())
+    with serving(tmp_path) as server:
+        sources = {name: f"{server.url}/{name}" for name in ("one", "two")}
+        build = sky.prepare("far", sources=sources)
+        outcomes, there = run_all(build)
+    assert members(there) == members(here)
+    assert there.samples == 60
+    for stage in ("scan", "samples"):
+        moved = [one for outcome in outcomes[stage] for one in outcome.receipt.facts["moved"].values()]
+        assert moved
+        assert {one["read"] for one in moved} == {"ranges"}
+        assert all(one["bytes"] > 0 and one["requests"] > 0 for one in moved)
+    assert not (tmp_path / "cache").exists()
