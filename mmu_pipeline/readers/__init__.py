@@ -34,6 +34,7 @@ FORMATS = (
     "plasticc_csv",
     "snpy",
     "brick",
+    "manga_cube",
 )
 
 RANGED = frozenset({"mmu_v1", "mmu_v1_groups", "hats", "parquet_table"})

@@ -20,7 +20,7 @@ This page is written by `python -m mmu_pipeline.report.survey_table`.
 
 
 ONLY_MMU = """Of these surveys the files that they release themselves are not read, only what the MMU has made of them: {names}.
-A reader of mosaics, of calibrated exposures or of cubes cannot be tested without a real file of each. All others are also read as
+A reader of mosaics or of calibrated exposures cannot be tested without a real file of each. All others are also read as
 the survey releases them; where their catalogs are tables of their own that are not joined, the faults below say so."""
 
 HEADINGS = {"image": "Images", "spectrum": "Spectra", "cube": "Cubes", "light_curve": "Light curves", "table": "Tables"}

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mmu_pipeline.simulate import chandra_pha, desi_coadd, fits_spectra
+from mmu_pipeline.readers.manga_cube import FRAME
+from mmu_pipeline.simulate import chandra_pha, desi_coadd, fits_spectra, manga_cube
 from mmu_pipeline.simulate.objects import Objects
 
 Values = npt.NDArray[Any]
@@ -162,6 +163,20 @@ def _xp(objects: Objects) -> Objects:
     return replace(objects, members=rows)
 
 
+def _cube(objects: Objects) -> Objects:
+    """Spaxels of one grid, in order of rows; images of the size of the cube; each spaxel with some weight."""
+    first, size = (FRAME - manga_cube.SIZE) // 2, manga_cube.SIZE
+    window = np.zeros((FRAME, FRAME), bool)
+    window[first : first + size, first : first + size] = True
+    rows: dict[str, list[Values]] = {name: [array.copy() for array in arrays] for name, arrays in objects.members.items()}
+    for at in range(len(objects)):
+        row, column = manga_cube.spaxels(len(rows["x"][at]))
+        rows["x"][at], rows["y"][at] = (column + first).astype(np.int16), (row + first).astype(np.int16)
+        for name in ("image", "psf"):
+            rows[name][at] = np.where(window, rows[name][at], 0)
+    return replace(objects, members=rows)
+
+
 def _quarter(objects: Objects) -> Objects:
     return _with(objects, quarter=[np.full(len(time), 4, np.int8) for time in objects.members["time"]])
 
@@ -175,6 +190,7 @@ CONSISTENT: dict[tuple[str, str], Callable[[Objects], Objects]] = {
     ("gaia", "xp"): _xp,
     ("galah", "fits"): _galah,
     ("kepler", "llc"): _quarter,
+    ("manga", "logcube"): _cube,
     ("sdss", "spec"): _sdss,
     **{(name, "mmu_v1"): _exact_times for name in SINGLE if name not in ("allwise", "csp")},
 }

@@ -28,6 +28,7 @@ from mmu_pipeline.simulate import (
     hats,
     hsc,
     lamost,
+    manga_cube,
     mmu_v1,
     raw,
     sdss,
@@ -56,6 +57,7 @@ WRITERS: Mapping[tuple[str, str], Writer] = {
     ("galah", "fits"): fits_spectra.write_galah,
     ("lamost", "fits"): fits_spectra.write_lamost,
     ("legacysurvey", "bricks"): brick.write_bricks,
+    ("manga", "logcube"): manga_cube.write_cubes,
     ("sdss", "spec"): fits_spectra.write_sdss,
     ("vipers", "fits"): fits_spectra.write_vipers,
 }
