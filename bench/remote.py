@@ -5,8 +5,8 @@
 Each file lies on an HTTP server of this machine. Arrays are stored in the three ways of the published cells: chunks of one
 compressed row (hsc), one contiguous block (ssl_legacysurvey: a sparse file, only the chosen rows hold data), and nested columns
 of Parquet, whose row groups are read as wholes (desi, a hundredth of the rows). A process of its own reads the table, then the
-chosen rows in batches, as the scan and the samples of a build do. Goals: the rows of HDF5 files in less than 5 % of the bytes, and
-less than 500 MB of memory. The values must be those of the file.
+chosen rows in batches, as the scan and the samples of a build do. Goals: the rows of HDF5 files in less than 5 % of the bytes,
+and less than 500 MB of memory. The values must be those of the file.
 """
 
 from __future__ import annotations
