@@ -8,10 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from mmu_pipeline.catalog import Recipe, load_surveys
 from mmu_pipeline.errors import BadInput
 from mmu_pipeline.journal import SCHEMA
-from mmu_pipeline.stages.overview import SurveyPlan
-from mmu_pipeline.stages.sizing import FEWEST_UNITS, Load, Nodes, Rate, estimate, rates_of, rows_of
+from mmu_pipeline.stages.build import Build, Source
+from mmu_pipeline.stages.overview import Plan, SurveyPlan
+from mmu_pipeline.stages.sizing import FEWEST_UNITS, Load, Nodes, Rate, estimate, loads, rates_of, rows_of
+from mmu_pipeline.storage import Root
 
 LOADS = [
     Load("scan", 1000, 10**6, 10**12, 10**8),
@@ -67,6 +70,23 @@ def test_rows_are_counted_declared_or_told_from_bytes() -> None:
     assert rows_of(plan, 10**9, 100) == 10**4, "a part of a survey is listed"
     assert rows_of(plan, 50, 100) == 50
     assert rows_of(replace(plan, nbytes=None), 50, 100) == 50
+
+
+def test_a_join_by_key_reads_both_surveys_once_a_bucket() -> None:
+    recipe = Recipe.model_validate(
+        {"name": "r", "primary": {"survey": "asassn_variables"},
+         "counterparts": [{"survey": "lamost", "on": {"gaia_source_id": "edr3_source_id"}},
+                          {"survey": "gaia", "radius_arcsec": 1}]}
+    )  # fmt: skip
+    surveys = {name: survey for name, survey in load_surveys().items() if name in recipe.survey_names}
+    sources = {name: Source(next(iter(surveys[name].forms)), "memory://x") for name in surveys}
+    build = Build(recipe, surveys, sources, Root("memory://r"), bucket_rows=10**6)
+    plans = tuple(SurveyPlan(name, "v1", "u", 1, 10**6, (1,), rows, 1, 10**6) for name, rows in
+                  zip(recipe.survey_names, (10**6, 3 * 10**6, 10**6), strict=True))  # fmt: skip
+    (keys,) = (load for load in loads(build, Plan("r", "root", plans)) if load.stage == "keys")
+    assert keys.units == 3 + 4, "the best spectrum of each star, and the pairs"
+    assert keys.rows == 7 * 10**6
+    assert keys.nbytes == 100 * 10**6 * (3 * 3 + 4 * 4)
 
 
 def test_no_nodes_are_bad_input() -> None:

@@ -72,7 +72,7 @@ def sample_scalars(recipe: Recipe, surveys: Mapping[str, Survey]) -> tuple[Scala
             scalars += [
                 Scalar(f"{name}_separation_arcsec", pa.float64(), "arcsec", "angle to the primary"),
                 Scalar(f"{name}_rank", pa.int32(), "", "1 for the closest candidate"),
-                Scalar(f"{name}_n_candidates", pa.int32(), "", "objects within the radius of the match"),
+                Scalar(f"{name}_n_candidates", pa.int32(), "", "candidates of the match, within its radius or of its key"),
                 Scalar(f"{name}_crosses_border", pa.bool_(), "", "whether it lies in another order-4 cell than the primary"),
             ]
             if isinstance(chosen, Counterpart) and has_normalised(chosen, surveys[recipe.primary.survey], surveys[name]):

@@ -59,8 +59,8 @@ class Build:
     """Arrays held in memory at a time by one unit."""
     match_rows: int = 1_000_000
     """Rows of all surveys that a match holds at a time. Where the sky holds fewer, a match unit is coarser than a cell."""
-    bucket_rows: int = 4_000_000
-    """Rows of object tables, some 150 bytes each, held in memory by a unit of the stage `keys`."""
+    bucket_rows: int = 2_000_000
+    """Rows of object tables, some 220 bytes each, held in memory by a unit of the stage `keys`."""
 
 
 @dataclass(frozen=True)

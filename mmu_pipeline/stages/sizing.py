@@ -11,10 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.optimize import nnls
 
+from mmu_pipeline.catalog import Counterpart
 from mmu_pipeline.errors import BadInput
 from mmu_pipeline.shards.schema import sample_members
+from mmu_pipeline.stages.buckets import buckets
 from mmu_pipeline.stages.build import STAGES, Build
 from mmu_pipeline.stages.overview import Plan, SurveyPlan
+from mmu_pipeline.stages.repeats import is_reduced
 from mmu_pipeline.storage import Root
 
 FEWEST_UNITS = 20
@@ -46,6 +49,7 @@ class Rate:
 MEASURED: Mapping[str, Rate] = {
     "scan": Rate(4e-3, 6e-6, 4e-10),
     "objects": Rate(4e-3, 4e-6, 0.0),
+    "keys": Rate(5e-3, 3.5e-6, 1.6e-9),
     "match": Rate(3e-3, 3e-6, 0.0),
     "samples": Rate(5e-3, 5e-5, 2.5e-9),
     "shards": Rate(5e-3, 2e-6, 1.2e-9),
@@ -147,6 +151,18 @@ def rows_of(plan: SurveyPlan, declared: int | None, row_bytes: int) -> int:
     return min(declared, by_bytes) if declared and by_bytes else declared or by_bytes
 
 
+def key_rows(build: Build, rows: Mapping[str, int]) -> list[int]:
+    """Rows that each join by key and each choice among repeats of a build looks at; every one of its buckets reads them all."""
+    found = []
+    for selection in build.recipe.selections:
+        name = selection.survey
+        if is_reduced(selection, build.surveys[name]):
+            found.append(rows[name])
+        if isinstance(selection, Counterpart) and selection.on:
+            found.append(rows[name] + rows[build.recipe.primary.survey])
+    return found
+
+
 def loads(build: Build, plan: Plan) -> list[Load]:
     """What each stage of a build has to do, from its listing. A counterpart is taken to match wherever it can."""
     recipe, of = build.recipe, {survey.survey: survey for survey in plan.surveys}
@@ -162,9 +178,14 @@ def loads(build: Build, plan: Plan) -> list[Load]:
     cells = max(1, len(of[recipe.primary.survey].cells))
     tables = total * BYTES_OF_A_ROW
     shards = max(1, -(-arrays // int(recipe.shards.target_bytes)))
+    joined = key_rows(build, rows)
+    passes = [len(buckets(count, build.bucket_rows)) for count in joined]
+    read = sum(100 * count * times for count, times in zip(joined, passes, strict=True))
+    keys = Load("keys", sum(passes), sum(joined), read, 100 * sum(joined))
     return [
         Load("scan", files, total, source, tables),
         Load("objects", max(cells, len(of)), total, tables, tables),
+        *([keys] if joined else []),
         Load("match", cells, primary, tables, primary * BYTES_OF_A_ROW),
         Load("samples", cells, primary, arrays, arrays),
         Load("shards", shards, primary, arrays, arrays),
