@@ -18,7 +18,7 @@ from prefect.flows import load_flow_from_entrypoint
 from prefect.settings import get_current_settings
 
 from mmu_pipeline.errors import BadInput, PipelineError
-from mmu_pipeline.storage import public_url
+from mmu_pipeline.redaction import public_url
 
 
 def deployments_file() -> Path:

@@ -23,6 +23,7 @@ from rich.text import Text
 import mmu_pipeline
 from mmu_pipeline import tables
 from mmu_pipeline.errors import BadInput, PipelineError
+from mmu_pipeline.redaction import public_url
 
 if TYPE_CHECKING:
     from mmu_pipeline.stages.build import Build
@@ -432,7 +433,10 @@ def _source(item: str) -> tuple[str, str]:
 
 
 def _place(url: str) -> str:
-    """A URL as it is, a local path made absolute: workers may run elsewhere."""
+    """A URL as it is, a local path made absolute: workers may run elsewhere. Raises BadInput for one that carries a secret."""
+    if "://" in url and public_url(url) != url:
+        raise BadInput("a URL with a password or a query would be kept among Prefect's records", url=public_url(url),
+                       hint="put credentials where fsspec and botocore look: ~/.config/fsspec, ~/.aws, variables")  # fmt: skip
     return url if "://" in url or "::" in url else str(Path(url).expanduser().absolute())
 
 

@@ -25,7 +25,6 @@ from pydantic import BaseModel
 
 from mmu_pipeline import __version__
 from mmu_pipeline.errors import BadInput, BrokenArtefact
-from mmu_pipeline.redaction import public_url as public_url
 from mmu_pipeline.redaction import without_secrets
 from mmu_pipeline.remote import filesystem, retried
 from mmu_pipeline.sky import Cell

@@ -309,11 +309,12 @@ def test_nothing_of_the_package_listens_beyond_loopback_by_default() -> None:
     assert everywhere == []
 
 
-def test_the_command_shows_no_secret_of_its_arguments(tmp_path: Path) -> None:
+def test_the_command_refuses_urls_with_secrets_and_does_not_show_them(tmp_path: Path) -> None:
     sky = small_sky(tmp_path / "sky")
     words = ["build", str(sky / "pair.yaml"), "--survey-dir", str(sky / "surveys"), "--root", str(tmp_path / "root")]
     words += ["--source", f"one=http://me:{SECRET}@127.0.0.1:9/x?token={SECRET}"]
     command = [sys.executable, "-c", "from mmu_pipeline.cli import main; main()", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode != 0
+    assert done.returncode == 2
+    assert "put credentials where" in done.stderr.replace("\n", " ")
     assert SECRET not in done.stdout + done.stderr

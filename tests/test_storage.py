@@ -10,13 +10,13 @@ import pyarrow as pa
 import pytest
 
 from mmu_pipeline.errors import BadInput, BrokenArtefact
+from mmu_pipeline.redaction import public_url
 from mmu_pipeline.storage import (
     Receipt,
     Root,
     claim,
     digest,
     fingerprint,
-    public_url,
     read_receipt,
     valid_receipt,
     write_receipt,
