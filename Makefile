@@ -2,15 +2,17 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+S3 := .venv-s3
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export HF_HUB_OFFLINE := 1
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup demo test check lint types lock bench clean
+.PHONY: help setup demo cluster cluster-down postgres test check lint types lock bench clean
 
 help:
 	@echo "make demo   simulate a small sky, build hsc x sdss x gaia, write a page with pictures"
+	@echo "make cluster       PostgreSQL, Prefect, Dask and S3 on this machine, and a scheduled build; cluster-down ends them"
 	@echo "make test   unit, property, real-data and reader-conformance tests"
 	@echo "make check  lint and types"
 	@echo "make bench  the measurements of bench/, some ten minutes"
@@ -28,7 +30,24 @@ setup: $(VENV)/ready
 demo: setup
 	$(BIN)/mmu demo --folder demo --cluster local:2
 
-test: setup
+# Swift has an environment of its own: nothing of ours imports it.
+$(S3)/ready: flows/loopback/requirements.txt
+	$(PYTHON) -m venv $(S3)
+	$(S3)/bin/python -m pip install --quiet -r $<
+	@touch $@
+
+# PostgreSQL is a Debian package; installing it wants root, once.
+postgres:
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null \
+	  || (apt-get update -qq && apt-get install -qq -y --no-install-recommends postgresql)
+
+cluster: setup $(S3)/ready postgres
+	$(BIN)/python -m flows.loopback up --folder cluster --s3-programs $(S3)/bin
+
+cluster-down: setup
+	$(BIN)/python -m flows.loopback down --folder cluster
+
+test: setup $(S3)/ready postgres
 	$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
 check: lint types

@@ -1,0 +1,98 @@
+"""`make cluster`: PostgreSQL, Prefect, Dask and S3 as processes here; a scheduled build, and runs on demand, through them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import which
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+TOP = Path(__file__).parents[1]
+SWIFT = Path(os.environ.get("MMU_SWIFT", TOP / ".venv-s3" / "bin"))
+NAMES = {
+    "postgres", "prefect-server", "prefect-worker", "dask-scheduler", "dask-worker-1", "dask-worker-2",
+    "s3-object", "s3-container", "s3-account", "s3-proxy",
+}  # fmt: skip
+SHARDS = "s3://mmu/runs/shards/hsc-sdss-gaia"
+
+
+def loopback(*words: object) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    command = [sys.executable, "-m", "flows.loopback", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=1100, env=environment, cwd=TOP, check=False)
+
+
+def started(folder: Path) -> dict[str, int]:
+    return {path.stem: json.loads(path.read_text())["pid"] for path in folder.glob("*.pid")}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """Folder of a running cluster, and what its start said."""
+    if not (SWIFT / "swift-proxy-server").exists() or not (which("initdb") or list(Path("/usr/lib/postgresql").glob("*"))):
+        pytest.skip("PostgreSQL and Swift are not installed: make cluster installs them; MMU_SWIFT says where Swift is")
+    folder = tmp_path_factory.mktemp("cluster")
+    try:
+        ran = loopback("up", "--folder", folder, "--s3-programs", SWIFT)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        yield folder, ran.stdout
+    finally:
+        loopback("down", "--folder", folder, "--purge")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_scheduled_build_and_runs_on_demand_and_the_end_of_just_these_processes(cluster: tuple[Path, str]) -> None:
+    folder, said = cluster
+    settings = json.loads((folder / "settings.json").read_text())
+    api = f"http://127.0.0.1:{settings['ports']['prefect']}/api"
+    assert f"Prefect  http://127.0.0.1:{settings['ports']['prefect']}" in said
+    assert f"Dask     http://127.0.0.1:{settings['ports']['dashboard']}/status" in said
+    assert "ended: Cells set aside" in said  # the simulated sky holds one broken file
+    assert "all is as the manifest says" in said
+    assert set(started(folder)) == NAMES
+
+    ended = {"state": {"type": {"any_": ["COMPLETED"]}}}
+    runs = httpx.post(f"{api}/flow_runs/filter", json={"flow_runs": ended}).json()
+    assert [(run["name"], run["created_by"]["type"]) for run in runs] == [("build hsc-sdss-gaia", "SCHEDULE")]
+    found = run_now(api, "verify/weekly", {"shards": SHARDS})
+    assert found["type"] == "COMPLETED", found["message"]
+    found = run_now(api, "reshard/on-demand", {"inputs": [SHARDS], "out": "s3://mmu/other", "rule": {"samples_per_shard": 7}})
+    assert found["type"] == "COMPLETED", found["message"]
+    found = run_now(api, "clean/monthly", {})
+    assert found["type"] == "COMPLETED", found["message"]
+
+    sockets = [c for pid in started(folder).values() for c in psutil.Process(pid).net_connections() if c.status == "LISTEN"]
+    listening = {socket.laddr.ip for socket in sockets}
+    assert listening == {"127.0.0.1"}
+    assert oct((folder / "settings.json").stat().st_mode)[-3:] == "600"
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+    pids = started(folder).values()
+    down = loopback("down", "--folder", folder)
+    assert down.returncode == 0
+    assert all(name in down.stdout for name in NAMES)
+    assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids)
+    assert bystander.poll() is None
+    bystander.kill()
+    bystander.wait()
+    assert "nothing of this folder was running" in loopback("down", "--folder", folder).stdout
+
+
+def run_now(api: str, deployment: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Start a deployment's flow as the form in the user interface does; its last state, once it has ended."""
+    known = httpx.get(f"{api}/deployments/name/{deployment}").json()
+    made = httpx.post(f"{api}/deployments/{known['id']}/create_flow_run", json={"parameters": parameters})
+    assert made.is_success, made.text
+    environment = os.environ | {"PREFECT_API_URL": api}
+    command = [sys.executable, "-m", "prefect", "flow-run", "watch", made.json()["id"]]
+    subprocess.run(command, env=environment, capture_output=True, timeout=300, check=False)
+    state: dict[str, Any] = httpx.get(f"{api}/flow_runs/{made.json()['id']}").json()["state"]
+    return state
