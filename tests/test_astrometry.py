@@ -12,7 +12,7 @@ import pytest
 from astropy.coordinates import Distance, SkyCoord
 from astropy.table import Table
 from astropy.time import Time
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmu_pipeline.astrometry import at_epoch, epochs, julian_year, reach_of_motion, widest_motion
@@ -44,6 +44,7 @@ def table(ra: np.ndarray, dec: np.ndarray, ids: list[str], **columns: np.ndarray
     return result
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), year=st.floats(1950, 2050))
 def test_moved_positions_are_those_of_astropy(seed: int, year: float) -> None:
     rng = np.random.default_rng(seed)

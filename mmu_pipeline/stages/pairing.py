@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmu_pipeline.astrometry import at_epoch, epochs, julian_year
+from mmu_pipeline.astrometry import at_epoch, julian_year, pair_chord
 from mmu_pipeline.candidates import Positions
 from mmu_pipeline.catalog import Counterpart
 from mmu_pipeline.matching import Pairs, Refinement, match
 from mmu_pipeline.picking import pick_objects
-from mmu_pipeline.sky import Float, Int, unit_vectors
+from mmu_pipeline.sky import Float, Int
 from mmu_pipeline.stages.build import Build
 from mmu_pipeline.stages.repeats import is_repeated, observations
 from mmu_pipeline.stages.skies import Sky, wide
@@ -64,22 +64,12 @@ def refinement(build: Build, primary: Side, other: Side, counterpart: Counterpar
     """Where one survey alone has motions, each of its rows is moved to the very epoch of the row that it is compared with."""
     if counterpart.epoch is None:
         return None
-    tables = [side.rows for side in (primary, other)]
     surveys = [build.surveys[side.sky.survey] for side in (primary, other)]
     moving = [survey.motion is not None for survey in surveys]
     if sum(moving) != 1 or surveys[moving.index(False)].epoch is None:
         return None
-    side, still = moving.index(True), moving.index(False)
-    years = epochs(tables[still], surveys[still])
-    years = np.where(np.isfinite(years), years, julian_year(counterpart.epoch))
-    fixed = unit_vectors(tables[still]["ra"].to_numpy(), tables[still]["dec"].to_numpy())
-
-    def pair_chord(i: Int, j: Int) -> Float:
-        rows = (i, j)
-        moved = at_epoch(tables[side].take(pa.array(rows[side])), surveys[side], years[rows[still]])
-        return np.asarray(np.linalg.norm(unit_vectors(*moved) - fixed[rows[still]], axis=1))
-
-    return Refinement(primary.sky.move(counterpart) + other.sky.move(counterpart), pair_chord)
+    chords = pair_chord((primary.rows, other.rows), (surveys[0], surveys[1]), julian_year(counterpart.epoch))
+    return Refinement(primary.sky.move(counterpart) + other.sky.move(counterpart), chords)
 
 
 def id_ranks(rows: pa.Table) -> Int:
