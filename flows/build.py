@@ -8,7 +8,7 @@ cells aside ends Completed under the name `Cells set aside` and publishes what i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from dataclasses import replace as with_changes
@@ -52,6 +52,8 @@ MOST_GROUPS = 16
 """Of one stage. A task run costs about 0.1 s, so a stage of a thousand cells does not get a thousand."""
 UNITS_PER_GROUP = 32
 """Below this a stage gets fewer groups."""
+LOOKED_AT_ONCE = 4096
+"""Receipts held at a time while it is found out what is done already."""
 SHOW_EVERY_S = 0.5
 ARTIFACT_EVERY_S = 5.0
 
@@ -83,14 +85,15 @@ def neighbours(units: Sequence[Unit], most: int = MOST_GROUPS) -> list[list[Unit
     return [[ordered[row] for row in np.flatnonzero(which == group)] for group in np.unique(which)]
 
 
-def reusable(build: Build, units: Sequence[Unit]) -> dict[str, Outcome]:
-    """Outcomes of the units that a valid receipt vouches for, by name."""
+def reusable(build: Build, units: Sequence[Unit]) -> Iterator[Outcome]:
+    """Outcomes of the units that a valid receipt vouches for."""
 
     def look(unit: Unit) -> Outcome | None:
         receipt = valid_receipt(build.root, unit.stage, unit.name, unit.fingerprint)
         return Outcome(unit, "reused", receipt) if receipt else None
 
-    return {outcome.unit.name: outcome for outcome in each(build.root, look, units) if outcome}
+    for start in range(0, len(units), LOOKED_AT_ONCE):
+        yield from filter(None, each(build.root, look, units[start : start + LOOKED_AT_ONCE]))
 
 
 def _lost_cluster(task: Any, task_run: Any, state: State[Any]) -> bool:
@@ -121,13 +124,14 @@ def run_stage(stage: str, build: Build, open_once: Callable[[], Client], batch: 
     """Run what is open of one stage, a Prefect task run per group, and finish the stage."""
     start = time.monotonic()
     units = units_of(stage, build)
-    tally, outcomes = Tally(stage, len(units)), reusable(build, units)
-    for outcome in outcomes.values():
+    tally, finished = Tally(stage, len(units)), set()
+    for outcome in reusable(build, units):
+        finished.add(outcome.unit.name)
         tally = tally.plus(outcome)
         watch.note(outcome)
     if units:
         watch.show(tally)
-    groups = neighbours([unit for unit in units if unit.name not in outcomes])
+    groups = neighbours([unit for unit in units if unit.name not in finished])
     report = _progress_artifact(tally, build) if groups else lambda tally: None
     arrived: SimpleQueue[Any] = SimpleQueue()
     running: dict[int, int] = {}
@@ -144,14 +148,14 @@ def run_stage(stage: str, build: Build, open_once: Callable[[], Client], batch: 
         if isinstance(item, PrefectFuture):
             item.result()
             open_groups -= 1
-        elif item is not None and item.unit.name not in outcomes:  # a group that is tried again meets units that it finished
-            outcomes[item.unit.name] = item
+        elif item is not None and item.unit.name not in finished:  # a group that is tried again meets units that it finished
+            finished.add(item.unit.name)
             tally = tally.plus(item)
             watch.note(item)
         tally = with_changes(tally, running=sum(list(running.values())))
         watch.show(tally)
         report(tally)
-    finish_stage(stage, build, [outcomes[unit.name] for unit in units])
+    finish_stage(stage, build, units)
     tally = with_changes(tally, seconds=round(time.monotonic() - start, 3), running=0)
     log_stage(build.recipe.name, tally)
     return tally

@@ -65,7 +65,7 @@ def stored(folder: Path, tables: dict[str, pa.Table], surveys: dict[str, Survey]
 def matched(build: Build) -> list[Outcome]:
     outcomes = [run_unit(unit, build) for unit in match_units(build)]
     assert all(outcome.status != "set_aside" for outcome in outcomes), [outcome.receipt.reason for outcome in outcomes]
-    finish_stage("match", build, outcomes)
+    finish_stage("match", build, [outcome.unit for outcome in outcomes])
     return outcomes
 
 
