@@ -9,6 +9,7 @@ answers the same question from the same file for comparison.
 
 from __future__ import annotations
 
+import resource
 import statistics
 import tempfile
 import time
@@ -19,54 +20,69 @@ import duckdb
 import healpy as hp
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from mmu_pipeline.catalog import ShardRule
-from mmu_pipeline.shards.index import INDEX_PATH, piece_schema, piece_sizes, write_index
-from mmu_pipeline.shards.plan import plan_shards
+from mmu_pipeline.shards.index import INDEX_PATH, index_schema, layout, shard_index_path
+from mmu_pipeline.shards.merge import write_index
 from mmu_pipeline.shards.regions import Cone
 from mmu_pipeline.shards.search import search
 from mmu_pipeline.sky import healpix29
 from mmu_pipeline.storage import Root
 
-PIECE = 1_000_000
+FILE = 200_000
+SHARDS_A_FILE, SAMPLES_A_SHARD = 40, 5000
 MOST_BYTES, MOST_MS = 40.0, 10.0
 RADII = (0.1, 1.0, 5.0)
 
 
-def write_pieces(root: Root, rows: int) -> list[str]:
-    """Indexes of pieces along the sky, as the samples stage leaves them."""
-    rng, paths = np.random.default_rng(0), []
-    schema = piece_schema(pa.schema([]))
-    parts = -(-rows // PIECE)
-    for number in range(parts):
-        count = rows // parts
-        low, high = (12 * 4**14 * place // parts for place in (number, number + 1))
-        pixels = np.sort(rng.integers(low, high, count))
-        ra, dec = hp.pix2ang(1 << 14, pixels, nest=True, lonlat=True)
-        ra, dec = ra + rng.normal(0, 1e-4, count) % 1e-3, np.clip(dec + rng.normal(0, 1e-4, count), -90, 90)
-        ra = np.mod(ra, 360.0)
+def write_rows(root: Root, rows: int) -> list[str]:
+    """Rows beside shards, each shard's all over the sky, as the shards stage leaves them. Gives the names of the shards.
+
+    Ids are numbered along the sky. A file stands for SHARDS_A_FILE shards, so that there are fewer to write.
+    """
+    rng, names = np.random.default_rng(0), []
+    schema = index_schema(pa.schema([]))
+    everything = np.sort(rng.integers(0, 12 * 4**14, rows))
+    file_of = rng.integers(0, -(-rows // FILE), rows)
+    for number in range(-(-rows // FILE)):
+        numbers = np.flatnonzero(file_of == number)
+        count = len(numbers)
+        ra, dec = hp.pix2ang(1 << 14, everything[numbers], nest=True, lonlat=True)
+        ra = np.mod(ra + rng.normal(0, 1e-4, count) % 1e-3, 360.0)
+        dec = np.clip(dec + rng.normal(0, 1e-4, count), -90, 90)
         index = healpix29(ra, dec)
         order = np.argsort(index)
-        ids = rng.integers(0, 2**63, count)
+        hashes = rng.integers(0, 2**63, count)
+        nbytes = np.where(rng.random((SHARDS_A_FILE, SAMPLES_A_SHARD)) < 0.5, 100_864, 101_376)
+        shard, place = rng.integers(0, SHARDS_A_FILE, count), rng.integers(0, SAMPLES_A_SHARD, count)
+        tars = [f"{'train' if one % 10 < 8 else 'test'}-{number * SHARDS_A_FILE + one:06d}.tar" for one in range(SHARDS_A_FILE)]
         values = {
-            "key": [f"{number:02d}{row:07d}-{id_:016x}" for row, id_ in enumerate(ids.tolist())],
-            "offset": np.arange(count) * 101_376,
-            "nbytes": np.full(count, 101_376) - 512 * (ids % 2),
-            "digest": pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), count, [None, pa.py_buffer(rng.bytes(16 * count))]),
-            "member_offset": pa.array([[512, 82_944, 100_352]] * count, pa.list_(pa.int64())),
-            "member_nbytes": pa.array([[82_048, 16_512, 700]] * count, pa.list_(pa.int64())),
+            "key": [f"{one:09d}-{hash_:016x}" for one, hash_ in zip(numbers.tolist(), hashes.tolist(), strict=True)],
             "_healpix_29": index[order],
             "ra": ra[order],
             "dec": dec[order],
-            "split": np.zeros(count, np.int8),
-            "training_order": rng.integers(0, 2**63, count, dtype=np.uint64),
+            "split": np.where(shard % 10 < 8, "train", "test"),
+            "shard": np.array(tars)[shard],
+            "repeat": np.zeros(count, np.bool_),
+            "edge": rng.random(count) < 0.01,
+            "offset": (np.cumsum(nbytes, axis=1) - nbytes)[shard, place],
+            "nbytes": nbytes[shard, place],
+            "digest": rng.integers(0, 2**64, count, dtype=np.uint64),
+            "member_offset": _same([512, 82_944, 100_352], count),
+            "member_nbytes": _same([82_048, 16_512, 700], count),
         }
-        paths.append(f"pieces/{number:04d}.parquet")
-        root.write_table(paths[-1], pa.table([values[name] for name in schema.names], schema=schema))
-    return paths
+        names.append(f"train-{number:06d}.tar")
+        with root.writing(f"set/{shard_index_path(names[-1])}") as file:
+            pq.write_table(pa.table([values[name] for name in schema.names], schema=schema), file, **layout(schema))
+    return names
+
+
+def _same(values: list[int], count: int) -> pa.ListArray:
+    """The same list for every row."""
+    return pa.ListArray.from_arrays(pa.array(np.arange(count + 1) * len(values), pa.int32()), pa.array(np.tile(values, count)))
 
 
 def milliseconds(root: Root, radius: float, places: int = 40) -> tuple[float, float, int]:
@@ -94,15 +110,18 @@ def main(
     console = Console()
     with tempfile.TemporaryDirectory(dir=folder) as place:
         root = Root(place)
-        paths = write_pieces(root, rows)
-        plan = plan_shards([piece_sizes(root, path) for path in paths], ShardRule())
-        start = time.perf_counter()
-        write_index(root, "set", paths, plan)
-        seconds = time.perf_counter() - start
+        names = write_rows(root, rows)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        start = time.process_time()
+        facts = write_index(root, "set", names)
+        seconds, grown = time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
         root = root.at("set")
-        size = (root.size(INDEX_PATH) or 0) / len(plan.by_shard)
-        verdict = f"goal {MOST_BYTES:g} {'met' if size <= MOST_BYTES else 'MISSED'}: 16 of them are the digest"
-        console.print(f"{len(plan.by_shard):,} rows written in {seconds:.1f} s, {size:.1f} bytes a row ({verdict})")
+        size = facts.nbytes / facts.samples
+        verdict = f"goal {MOST_BYTES:g} {'met' if size <= MOST_BYTES else 'MISSED'}"
+        console.print(
+            f"{facts.samples:,} rows merged from {len(names)} files in {seconds:.1f} CPU-s, {grown / 1024:.0f} MB of memory"
+        )
+        console.print(f"{size:.1f} bytes a row ({verdict}): 8 of them digest, 8 the hash in the key")
         table = Table("cone", "rows", "ms", "DuckDB, ms", "goal")
         times = {radius: milliseconds(root, radius) for radius in RADII}
         for radius, (ours, theirs, found) in times.items():

@@ -2,10 +2,11 @@
 
     python -m bench.loading [--megabytes 1000] [--rounds 3] [--folder DIR]
 
-Peers on the same shards: `webdataset` decoding them one after the other, and in a DataLoader with 2 workers. Limit: a copy of
-the same arrays from memory into batches, in the same order, by as many threads. Records per CPU-second (user and system time
-of all processes) with the shards in the page cache, in rounds that alternate, after one that is not counted; medians of the
-ratios. Also one record at random, opening a set of ten million samples, and resuming among 100 million.
+Peers on the same shards: `webdataset` decoding them one after the other, and in a DataLoader with 2 workers; on the same records
+in their own files, where they are installed: litdata and mosaic streaming, one record after the other. Limit: a copy of the same
+arrays from memory into batches, in the same order, by as many threads. Records per CPU-second (user and system time of all
+processes) with the files in the page cache, in rounds that alternate, after one that is not counted; medians of the ratios.
+Also one record at random, opening a set of ten million samples, and resuming among 100 million.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
 
-from bench.loading_set import LARGE, SMALL, make_set, record_nbytes
+from bench.loading_set import LARGE, SMALL, make_set, record_nbytes, samples
+from bench.peers import installed
 from mmu_pipeline.loader import ShardDataset, ShardLoader
 from mmu_pipeline.loader.buffers import Buffers
 from mmu_pipeline.loader.deal import Deal
@@ -42,6 +44,8 @@ THREADS = 2
 """That fill batches, in our loader and in the copy."""
 SHUFFLED, BATCHES = "ShardLoader, global shuffle", "ShardDataset.batch, in order"
 PEER, PEER_WORKERS, LIMIT = "webdataset .decode()", "webdataset, DataLoader of 2 workers", "copy from memory"
+READING = {"litdata": 2.5, "mosaic streaming": 6.0}
+"""Goals against peers that may be installed."""
 Reader = Callable[[], int]
 
 
@@ -84,7 +88,8 @@ def readers(folder: Path, shapes: dict[str, tuple[int, ...]], count: int) -> dic
         return len(rows)
 
     ready: dict[str, Reader] = {name: lambda loader=loader: ours(loader) for name, loader in loaders.items()}  # type: ignore[misc]
-    return ready | {BATCHES: batches, PEER: peer, PEER_WORKERS: peer_workers, LIMIT: copy}
+    others = {other.name: lambda other=other: other.read(folder / other.name) for other in installed()}  # type: ignore[misc]
+    return ready | {BATCHES: batches, PEER: peer, PEER_WORKERS: peer_workers, LIMIT: copy, **others}
 
 
 def cpu_seconds(read: Reader, count: int) -> float:
@@ -106,6 +111,8 @@ def throughput(
 ) -> bool:
     """Measure, print, and say whether the goals are met: (ours, other) -> at least so many times its records per CPU-second."""
     make_set(folder, shapes, count)
+    for peer in installed():
+        peer.write(folder / peer.name, samples(shapes, 0, count))
     ready = readers(folder, shapes, count)
     spent: dict[str, list[float]] = {name: [] for name in ready}
     alternating = [name for name in ready if name != PEER_WORKERS]
@@ -181,6 +188,7 @@ def main(
     with tempfile.TemporaryDirectory(dir=folder) as place:
         small, large = (megabytes * 10**6 // record_nbytes(shapes) for shapes in (SMALL, LARGE))
         goals = {(BATCHES, PEER): 10.0, (SHUFFLED, PEER_WORKERS): 10.0}
+        goals |= {(BATCHES, peer.name): READING[peer.name] for peer in installed()}
         met = [throughput(Path(place, "small"), SMALL, small, rounds, goals)]
         met.append(throughput(Path(place, "large"), LARGE, large, rounds, {(SHUFFLED, LIMIT): 0.8}))
         single = [

@@ -55,7 +55,7 @@ def run_ours(build: Build, pool: Executor) -> int:
     build.root.remove(match_folder("bench"), recursive=True)
     build.root.remove("receipts/match", recursive=True)
     outcomes = list(pool.map(run_unit, units := units_of("match", build), [build] * len(units)))
-    finish_stage("match", build, [outcome.unit for outcome in outcomes])
+    finish_stage("match", build, outcomes)
     return sum(outcome.receipt.facts["matched"]["two"] for outcome in outcomes)
 
 

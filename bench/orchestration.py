@@ -161,7 +161,7 @@ def builds(cells: int, workers: int) -> Table:
                 str(place / "tiny.yaml"), root=str(place / "loop"), sources=sources, survey_dirs=[surveys], cache=cache
             )
             for stage in STAGES:
-                finish_stage(stage, plain, [run_unit(unit, plain).unit for unit in units_of(stage, plain)])
+                finish_stage(stage, plain, [run_unit(unit, plain) for unit in units_of(stage, plain)])
             assert publish(plain).samples == cells
         table.add_row("plain loop, one process", f"{4 * cells}", *_figures(loop, 4 * cells, loop))
         for what in ("first build", "second build, nothing to do"):

@@ -29,16 +29,17 @@ from rich.table import Table
 
 from bench.shards import DISTINCT, MEMORY, records
 from mmu_pipeline.catalog import Recipe, Survey
-from mmu_pipeline.shards.index import piece_index, piece_sizes, write_index
+from mmu_pipeline.shards.copy import Rows, copies, make_shard
+from mmu_pipeline.shards.index import piece_index, piece_sizes
 from mmu_pipeline.shards.manifest import Account, Provenance, manifest_of
 from mmu_pipeline.shards.plan import plan_shards
 from mmu_pipeline.shards.reshape import ReshardRule
 from mmu_pipeline.shards.samples import Sample
 from mmu_pipeline.shards.schema import sample_scalars
-from mmu_pipeline.shards.tar import copy_ranges, write_samples
+from mmu_pipeline.shards.tar import write_samples
 from mmu_pipeline.sky import healpix29
 from mmu_pipeline.stages.reshard import prepare_reshard, publish_reshard, run_unit, units
-from mmu_pipeline.stages.seal import seal, shard_files
+from mmu_pipeline.stages.seal import seal, set_facts
 from mmu_pipeline.storage import Root
 
 GOAL = 8.0
@@ -91,16 +92,18 @@ def make_set(folder: Path, count: int) -> str:
         written = write_samples(file, samples)
     scalars = pa.Table.from_pylist(rows, pa.schema(names))
     root.write_table("piece.parquet", piece_index(written, healpix29(ra, dec), ra, dec, scalars, RECIPE))
-    plan = plan_shards([piece_sizes(root, "piece.parquet")], RECIPE.shards)
-    digests = []
+    sizes = piece_sizes(root, "piece.parquet")
+    plan = plan_shards([sizes], RECIPE.shards)
+    form = Rows(("hsc.image", "sdss.flux"), pa.schema(names), "hsc", RECIPE.split)
+    shards = []
     for number, name in enumerate(plan.names):
-        with root.writing(f"aside/{name}") as file:
-            digests.append(copy_ranges(file, root.fs, [root.path("piece.tar")], plan.ranges(number)))
+        part, chosen = plan.ranges(number), plan.samples(number)
+        wanted = copies(part.piece, part.offset[:, None], part.nbytes[:, None], plan.is_repeat(number), sizes.digest[chosen])
+        shards.append(make_shard(root, "aside", name, root.fs, [root.path("piece.tar")], wanted, form))
     root.remove("piece.tar")
-    index = write_index(root, "aside", ["piece.parquet"], plan)
     provenance = [Provenance(survey, "files", "", 1) for survey in SURVEYS.values()]
-    manifest = manifest_of(RECIPE, "0123456789ab", shard_files(root, "aside", plan, digests, False), index, provenance, Account())
-    seal(root, "aside", "set", plan, manifest)
+    files = set_facts(root, "aside", RECIPE.name, "0123456789ab", shards)
+    seal(root, "aside", "set", manifest_of(RECIPE, files, provenance, Account()))
     return root.at("set").url
 
 

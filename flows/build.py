@@ -8,7 +8,7 @@ cells aside ends Completed under the name `Cells set aside` and publishes what i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from dataclasses import replace as with_changes
@@ -52,8 +52,6 @@ MOST_GROUPS = 16
 """Of one stage. A task run costs about 0.1 s, so a stage of a thousand cells does not get a thousand."""
 UNITS_PER_GROUP = 32
 """Below this a stage gets fewer groups."""
-LOOKED_AT_ONCE = 4096
-"""Receipts held at a time while it is found out what is done already."""
 SHOW_EVERY_S = 0.5
 ARTIFACT_EVERY_S = 5.0
 
@@ -85,15 +83,14 @@ def neighbours(units: Sequence[Unit], most: int = MOST_GROUPS) -> list[list[Unit
     return [[ordered[row] for row in np.flatnonzero(which == group)] for group in np.unique(which)]
 
 
-def reusable(build: Build, units: Sequence[Unit]) -> Iterator[Outcome]:
-    """Outcomes of the units that a valid receipt vouches for."""
+def reusable(build: Build, units: Sequence[Unit]) -> dict[str, Outcome]:
+    """Outcomes of the units that a valid receipt vouches for, by name."""
 
     def look(unit: Unit) -> Outcome | None:
         receipt = valid_receipt(build.root, unit.stage, unit.name, unit.fingerprint)
         return Outcome(unit, "reused", receipt) if receipt else None
 
-    for start in range(0, len(units), LOOKED_AT_ONCE):
-        yield from filter(None, each(build.root, look, units[start : start + LOOKED_AT_ONCE]))
+    return {outcome.unit.name: outcome for outcome in each(build.root, look, units) if outcome}
 
 
 def _lost_cluster(task: Any, task_run: Any, state: State[Any]) -> bool:
@@ -124,14 +121,13 @@ def run_stage(stage: str, build: Build, open_once: Callable[[], Client], batch: 
     """Run what is open of one stage, a Prefect task run per group, and finish the stage."""
     start = time.monotonic()
     units = units_of(stage, build)
-    tally, finished = Tally(stage, len(units)), set()
-    for outcome in reusable(build, units):
-        finished.add(outcome.unit.name)
+    tally, outcomes = Tally(stage, len(units)), reusable(build, units)
+    for outcome in outcomes.values():
         tally = tally.plus(outcome)
         watch.note(outcome)
     if units:
         watch.show(tally)
-    groups = neighbours([unit for unit in units if unit.name not in finished])
+    groups = neighbours([unit for unit in units if unit.name not in outcomes])
     report = _progress_artifact(tally, build) if groups else lambda tally: None
     arrived: SimpleQueue[Any] = SimpleQueue()
     running: dict[int, int] = {}
@@ -148,14 +144,14 @@ def run_stage(stage: str, build: Build, open_once: Callable[[], Client], batch: 
         if isinstance(item, PrefectFuture):
             item.result()
             open_groups -= 1
-        elif item is not None and item.unit.name not in finished:  # a group that is tried again meets units that it finished
-            finished.add(item.unit.name)
+        elif item is not None and item.unit.name not in outcomes:  # a group that is tried again meets units that it finished
+            outcomes[item.unit.name] = item
             tally = tally.plus(item)
             watch.note(item)
         tally = with_changes(tally, running=sum(list(running.values())))
         watch.show(tally)
         report(tally)
-    finish_stage(stage, build, units)
+    finish_stage(stage, build, [outcomes[unit.name] for unit in units])
     tally = with_changes(tally, seconds=round(time.monotonic() - start, 3), running=0)
     log_stage(build.recipe.name, tally)
     return tally
@@ -210,9 +206,10 @@ def _artifacts(result: BuildResult) -> None:
 
 
 @task(name="verify and publish", cache_policy=NO_CACHE, persist_result=False)
-def verify_and_publish(plan: Any, keep_samples: bool) -> Published:
-    """Check the new version from the outside and make it visible. Raises BrokenArtefact."""
-    return publish(plan, keep_samples)
+def verify_and_publish(work: Any, keep_samples: bool) -> Published:
+    """Check the new version from the outside, its shards on Dask, and make it visible. Raises BrokenArtefact."""
+    plan, open_once, patience = work
+    return publish(plan, keep_samples, lambda *checks: run_units(open_once(), *checks, patience=patience))
 
 
 @flow(
@@ -274,7 +271,7 @@ def build(
             still_ours()
             stages += (run_stage(stage, plan, open_once, batch_units, patience, watch),)
         still_ours()
-        published = verify_and_publish(quote(plan), keep_samples)
+        published = verify_and_publish(quote((plan, open_once, patience)), keep_samples)
         seconds = round(time.monotonic() - start, 2)
         page = write_run_page(plan.root, name, published, journal.table(), stages, seconds)
     result = BuildResult(**asdict(published), recipe=name, page=page, stages=stages, seconds=seconds)

@@ -59,9 +59,13 @@ def copy_shards(work: Any) -> Tally:
 
 
 @task(name="verify and publish", cache_policy=NO_CACHE, persist_result=False)
-def verify_and_publish(job: Any) -> Published:
-    """Check the new version from the outside and make it visible. Raises BrokenArtefact."""
-    return publish_reshard(job)
+def verify_and_publish(work: Any) -> Published:
+    """Check the new version from the outside, its shards on Dask, and make it visible. Raises BrokenArtefact."""
+    job, cluster, patience = work
+    with ExitStack() as stack:
+        return publish_reshard(
+            job, lambda *checks: run_units(stack.enter_context(open_client(cluster)), *checks, patience=patience)
+        )
 
 
 @flow(name="reshard", flow_run_name="reshard to {out}", persist_result=False)
@@ -93,7 +97,8 @@ def reshard(
         still_ours = stack.enter_context(writing_alone(job.out, WRITERS, "versions of this set"))
         for parent in job.parents:
             stack.enter_context(reading_version(parent.folder))
-        tally = copy_shards(quote((job, cluster, patience_at(cluster, patience_s), quiet)))
+        patience = patience_at(cluster, patience_s)
+        tally = copy_shards(quote((job, cluster, patience, quiet)))
         still_ours()
-        published = verify_and_publish(quote(job))
+        published = verify_and_publish(quote((job, cluster, patience)))
     return ReshardResult(**asdict(published), shards=tally, seconds=round(time.monotonic() - start, 2))

@@ -9,17 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import healpy as hp
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
+from scipy.spatial import cKDTree
 
-from mmu_pipeline.candidates import Positions, candidates
-from mmu_pipeline.sky import Bool, Float, Int, arcsec, unit_vectors
+from mmu_pipeline.sky import INDEX_ORDER, Bool, Float, Int, arcsec, chord, healpix29, margin_order, unit_vectors
 
 BINS = 40
 """Bins of a histogram of separations, from 0 to twice the radius: beyond it lies what the radius cuts off, and the background."""
 SPAN = 2.0
 """Where the histogram ends, in radii."""
+DEEPEST = 18
+"""Order of the smallest pixels by which counterparts near a place are looked up: 0.8 arcsec wide."""
 
 
 @dataclass(frozen=True)
@@ -120,13 +122,30 @@ def _near(
     slack_arcsec: float = 0.0, pair_chord: Callable[[Int, Int], Float] | None = None,
 ) -> tuple[Int, int]:  # fmt: skip
     """Pairs in each bin of separation, and places with one within the radius."""
-    there = Positions(field.ra, field.dec, pa.nulls(0), None if field.moved_arcsec else field.index)
-    found, hits = np.zeros(BINS, np.int64), 0
-    for i, j, distance in candidates(Positions(ra, dec, pa.nulls(0)), there, SPAN * radius_arcsec + slack_arcsec):
-        separation = arcsec(distance if pair_chord is None else pair_chord(i, j))
-        found += np.histogram(separation, edges(radius_arcsec))[0]
-        hits += int(np.count_nonzero(np.diff(i[separation <= radius_arcsec], prepend=-1)))
-    return found, hits
+    reach = SPAN * radius_arcsec + slack_arcsec
+    rows = _around(ra, dec, field.index, reach + field.moved_arcsec)
+    if not len(rows):
+        return np.zeros(BINS, np.int64), 0
+    places, others = cKDTree(unit_vectors(ra, dec)), cKDTree(unit_vectors(field.ra[rows], field.dec[rows]))
+    pairs = places.sparse_distance_matrix(others, float(chord(reach)), output_type="ndarray")
+    i, j, distance = pairs["i"].astype(np.int64), rows[pairs["j"]], pairs["v"]
+    if pair_chord is not None:
+        distance = pair_chord(i, j)
+    separation = arcsec(distance)
+    found, _ = np.histogram(separation, edges(radius_arcsec))
+    return found.astype(np.int64), len(np.unique(i[separation <= radius_arcsec]))
+
+
+def _around(ra: Float, dec: Float, index: Int, reach_arcsec: float) -> Int:
+    """Rows whose pixel, at an order where a disc of the reach touches no more, is that of a place or one beside it."""
+    order = margin_order(reach_arcsec, DEEPEST)
+    shift = 2 * (INDEX_ORDER - order)
+    own = np.unique(healpix29(ra, dec) >> shift)
+    pixels = np.union1d(own, hp.get_all_neighbours(1 << order, own, nest=True))
+    pixels = pixels[pixels >= 0]
+    start, stop = np.searchsorted(index, pixels << shift), np.searchsorted(index, (pixels + 1) << shift)
+    sizes = stop - start
+    return np.asarray(np.arange(sizes.sum()) + np.repeat(start - (np.cumsum(sizes) - sizes), sizes))
 
 
 def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

@@ -61,8 +61,7 @@ def match(
         parts.append(_picked(i, j, distance, counterpart.ids, pick, preference))
     pairs = _joined(parts)
     if pick == "mutual" and len(pairs.primary):
-        there = np.sort(pairs.counterpart)  # np.unique hashes, which takes many times longer
-        there = there[np.diff(there, prepend=-1) != 0]
+        there = np.unique(pairs.counterpart)
         back = None if refine is None else Refinement(refine.slack_arcsec, lambda j, i: refine.chord(i, there[j]))
         closest = match(counterpart.take(there), primary, radius_arcsec, "nearest", refine=back)
         answers = closest.counterpart[np.searchsorted(closest.primary, np.searchsorted(there, pairs.counterpart))]

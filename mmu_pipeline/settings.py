@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-from functools import lru_cache
 from typing import Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
@@ -71,15 +70,9 @@ class Settings(BaseModel):
 
 def settings() -> Settings:
     """The settings of this process now. Raises BadInput naming the variable that is wrong."""
-    return _validated(tuple(os.environ.get(PREFIX + name.upper(), "") for name in Settings.model_fields))
-
-
-@lru_cache(maxsize=16)
-def _validated(texts: tuple[str, ...]) -> Settings:
-    """Settings from the texts of all variables, in order: readers ask for each array."""
-    given = zip(Settings.model_fields, texts, strict=True)
+    given = {name: os.environ.get(PREFIX + name.upper(), "") for name in Settings.model_fields}
     try:
-        return Settings.model_validate({name: _value(text) for name, text in given if text})
+        return Settings.model_validate({name: _value(text) for name, text in given.items() if text})
     except (ValidationError, json.JSONDecodeError) as error:
         problem = error.errors()[0] if isinstance(error, ValidationError) else {"loc": ("JSON",), "msg": str(error)}
         key = ".".join(str(part) for part in problem["loc"])

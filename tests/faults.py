@@ -57,11 +57,10 @@ def drive(
     for stage in STAGES:
         units = units_of(stage, build)
         if client is None:
-            for unit in units:
-                run(unit, build)
+            found = {unit.name: run(unit, build) for unit in units}
         else:
-            assert len(list(run_units(client, run, build, units, batch_units=2))) == len(units)
-        finish_stage(stage, build, units)
+            found = {outcome.unit.name: outcome for outcome in run_units(client, run, build, units, batch_units=2)}
+        finish_stage(stage, build, [found[unit.name] for unit in units])
         (after or {}).get(stage, lambda: None)()
     return publish(build)
 

@@ -10,15 +10,16 @@ import numpy as np
 import pyarrow as pa
 
 from mmu_pipeline.catalog import Recipe, Survey
-from mmu_pipeline.shards.index import piece_index, piece_sizes, write_index
-from mmu_pipeline.shards.manifest import Account, Provenance, manifest_of
+from mmu_pipeline.shards.copy import Rows, copies, make_shard
+from mmu_pipeline.shards.index import piece_index, piece_sizes
+from mmu_pipeline.shards.manifest import Account, Provenance, ShardFile, manifest_of
 from mmu_pipeline.shards.plan import plan_shards
 from mmu_pipeline.shards.samples import Sample, sample_key
 from mmu_pipeline.shards.schema import sample_members, sample_scalars
 from mmu_pipeline.shards.splits import near_other_split
-from mmu_pipeline.shards.tar import copy_ranges, write_samples
+from mmu_pipeline.shards.tar import write_samples
 from mmu_pipeline.sky import healpix29, pixels_at
-from mmu_pipeline.stages.seal import seal, shard_files
+from mmu_pipeline.stages.seal import seal, set_facts
 from mmu_pipeline.storage import Root
 
 VERSION = "0123456789ab"
@@ -139,18 +140,28 @@ def make_small_set(folder: Path, recipe: Recipe = RECIPE, seed: int = 11) -> Sma
         root.write_table(f"pieces/{cell}.parquet", piece_index(written, index, ra, dec, scalars, recipe))
         pieces.append(f"pieces/{cell}")
         everything |= {sample.key: sample for sample in samples}
-    plan = plan_shards([piece_sizes(root, f"{piece}.parquet") for piece in pieces], recipe.shards)
-    target, digests = f"shards/{recipe.name}/{VERSION}", []
-    for number, name in enumerate(plan.names):
-        with root.writing(f"aside/{name}") as file:
-            digests.append(copy_ranges(file, root.fs, [root.path(f"{piece}.tar") for piece in pieces], plan.ranges(number)))
-    facts = write_index(root, "aside", [f"{piece}.parquet" for piece in pieces], plan)
+    shards = deal_out(root, "aside", pieces, recipe)
     provenance = [Provenance(survey, "files", "/data/copy", 3) for survey in SURVEYS.values()]
     account = Account(
         {"imager objects": 400}, {"imager": {"no position": 2}}, [{"stage": "scan", "unit": "imager/5", "reason": "cut"}]
     )
-    shards = shard_files(root, "aside", plan, digests, recipe.shards.sha256)
-    manifest = manifest_of(recipe, VERSION, shards, facts, provenance, account)
+    target = f"shards/{recipe.name}/{VERSION}"
+    manifest = manifest_of(recipe, set_facts(root, "aside", recipe.name, VERSION, shards), provenance, account)
     root.write_bytes(f"shards/{recipe.name}/LATEST", f"{VERSION}\n".encode())
-    seal(root, "aside", target, plan, manifest)
+    seal(root, "aside", target, manifest)
     return SmallSet(folder / target, everything, manifest)
+
+
+def deal_out(root: Root, folder: str, pieces: list[str], recipe: Recipe = RECIPE) -> list[ShardFile]:
+    """Deal pieces of samples into shards in a folder, as the shards stage does."""
+    sizes = [piece_sizes(root, f"{piece}.parquet") for piece in pieces]
+    plan, digests = plan_shards(sizes, recipe.shards), np.concatenate([piece.digest for piece in sizes])
+    scalars = pa.schema([(scalar.name, scalar.type) for scalar in sample_scalars(recipe, SURVEYS)])
+    form = Rows(tuple(member.name for member in sample_members(recipe, SURVEYS)), scalars, "imager", recipe.split)
+    made = []
+    for number, name in enumerate(plan.names):
+        part, rows = plan.ranges(number), plan.samples(number)
+        wanted = copies(part.piece, part.offset[:, None], part.nbytes[:, None], plan.is_repeat(number), digests[rows])
+        tars = [root.path(f"{piece}.tar") for piece in pieces]
+        made.append(make_shard(root, folder, name, root.fs, tars, wanted, form, recipe.shards.sha256))
+    return made

@@ -38,7 +38,7 @@ def matched(folder: Path, counterparts: list[dict[str, object]], orders: dict[st
     recipe = recipe_yaml(folder, "r", primary={"survey": "one"}, counterparts=counterparts)
     build = prepare(str(recipe), root=str(folder / "root"), survey_dirs=[folder / "surveys"])
     for stage in STAGES[: STAGES.index("samples")]:
-        finish_stage(stage, build, [run_unit(unit, build).unit for unit in units_of(stage, build)])
+        finish_stage(stage, build, [run_unit(unit, build) for unit in units_of(stage, build)])
     return build
 
 

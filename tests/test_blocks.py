@@ -65,7 +65,7 @@ def stored(folder: Path, tables: dict[str, pa.Table], surveys: dict[str, Survey]
 def matched(build: Build) -> list[Outcome]:
     outcomes = [run_unit(unit, build) for unit in match_units(build)]
     assert all(outcome.status != "set_aside" for outcome in outcomes), [outcome.receipt.reason for outcome in outcomes]
-    finish_stage("match", build, [outcome.unit for outcome in outcomes])
+    finish_stage("match", build, outcomes)
     return outcomes
 
 
@@ -75,12 +75,10 @@ def match_files(build: Build) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("Npix=*"))}
 
 
-def match_table(build: Build, primary: str = "one") -> pa.Table:
+def match_table(build: Build) -> pa.Table:
     parts = [build.root.read_table(path) for o in matched(build) for path in o.receipt.outputs if path.startswith("matches/")]
     return (
-        pa.concat_tables(parts).sort_by([("_healpix_29", "ascending"), (f"{primary}_object_id", "ascending")])
-        if parts
-        else pa.table({})
+        pa.concat_tables(parts).sort_by([("_healpix_29", "ascending"), ("one_object_id", "ascending")]) if parts else pa.table({})
     )
 
 

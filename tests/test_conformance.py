@@ -9,6 +9,7 @@ import tarfile
 import duckdb
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
@@ -195,11 +196,30 @@ def test_sizes_of_the_shards(small_set):
 
 def test_the_index_in_lsdb(small_set):
     import lsdb
+    from hats.io.validation import is_valid_catalog
 
-    frame = pq.read_table(small_set.path / "index/samples.parquet").drop_columns(["digest"]).to_pandas()
-    catalog = lsdb.from_dataframe(frame, ra_column="ra", dec_column="dec")
-    near = catalog.cone_search(ra=float(frame["ra"][30]), dec=float(frame["dec"][30]), radius_arcsec=3600).compute()
-    assert frame["key"][30] in set(near["key"])
+    assert is_valid_catalog(small_set.path / "index", strict=True)
+    frame = pd.read_parquet(small_set.path / "index/samples.parquet").set_index("key")
+    catalog = lsdb.open_catalog(str(small_set.path / "index"))
+    found = catalog.compute().set_index("key")
+    assert sorted(found.index) == sorted(frame.index)
+    assert found["offset"].to_dict() == frame["offset"].to_dict()
+    middle = frame.iloc[30]
+    near = catalog.cone_search(ra=middle["ra"], dec=middle["dec"], radius_arcsec=3600).compute()
+    assert middle.name in set(near["key"])
+    assert set(near["shard"]) <= set(frame["shard"])
+
+
+def test_the_index_in_polars(small_set):
+    table = pl.read_parquet(small_set.path / "index/samples.parquet")
+    expected = pq.read_table(small_set.path / "index/samples.parquet")
+    assert table["digest"].to_list() == expected["digest"].to_pylist()
+    assert table["offset"].to_list() == expected["offset"].to_pylist()
+    assert table.filter(pl.col("has_curves"))["key"].to_list() == [
+        row["key"] for row in expected.to_pylist() if row["has_curves"]
+    ]
+    beside = pl.read_parquet(small_set.path / "*.parquet")
+    assert sorted(beside["key"]) == sorted(table["key"])
 
 
 def test_the_index_in_duckdb_and_pandas_points_into_the_shards(small_set):

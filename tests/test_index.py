@@ -1,19 +1,40 @@
 """The index: rows in sky order, each pointing to its bytes, found by cone, the same from the same pieces."""
 
+import operator
+from itertools import pairwise
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import xxhash
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mmu_pipeline.errors import BadInput, BrokenArtefact
-from mmu_pipeline.shards.index import INDEX_PATH, index_schema, piece_index, piece_sizes, repeated_keys, write_index
+from mmu_pipeline.shards import merge, sky_catalog
+from mmu_pipeline.shards.copy import scalars_of
+from mmu_pipeline.shards.index import (
+    EDGE_ARCSEC,
+    INDEX_PATH,
+    IndexFacts,
+    index_schema,
+    piece_index,
+    piece_sizes,
+    repeated_keys,
+    shard_index_path,
+)
+from mmu_pipeline.shards.merge import write_index
 from mmu_pipeline.shards.plan import plan_shards, without
 from mmu_pipeline.shards.samples import Sample
+from mmu_pipeline.shards.sky_catalog import DEEPEST, partitions_of
+from mmu_pipeline.shards.splits import near_other_split
 from mmu_pipeline.shards.tar import write_samples
 from mmu_pipeline.sky import healpix29
 from mmu_pipeline.storage import Root, shard_folder
-from tests.small_set import CELLS, RECIPE, VERSION, SmallSet, make_small_set
+from tests.small_set import CELLS, RECIPE, VERSION, SmallSet, deal_out, make_small_set
 
 FOLDER = shard_folder(RECIPE.name, VERSION)
 
@@ -28,10 +49,6 @@ def root(small_set) -> Root:
     return Root(str(small_set.path.parents[2]))
 
 
-def pieces() -> list[str]:
-    return [f"pieces/{cell}.parquet" for cell in CELLS]
-
-
 def test_rows_are_in_sky_order_and_point_to_their_bytes(small_set, root):
     table = root.read_table(f"{FOLDER}/{INDEX_PATH}")
     assert len(table) == len(small_set.samples)
@@ -39,26 +56,103 @@ def test_rows_are_in_sky_order_and_point_to_their_bytes(small_set, root):
     assert np.array_equal(table["_healpix_29"].to_numpy(), healpix29(table["ra"].to_numpy(), table["dec"].to_numpy()))
     for row in table.slice(0, 40).to_pylist():
         content = (small_set.path / row["shard"]).read_bytes()[row["offset"] : row["offset"] + row["nbytes"]]
-        assert xxhash.xxh3_128_digest(content) == row["digest"]
+        assert xxhash.xxh3_64_intdigest(content) == row["digest"]
         assert content.startswith(row["key"].encode() + b".imager.image.npy")
 
 
-def test_the_set_digest_does_not_depend_on_the_shards(small_set, root, tmp_path):
-    sizes = [piece_sizes(root, path) for path in pieces()]
-    other = plan_shards(sizes, RECIPE.shards.model_copy(update={"samples_per_shard": 7}))
-    facts = write_index(root, "other", pieces(), other)
+def dealt(root: Root, folder: str, **changes: object) -> IndexFacts:
+    """The index of the same pieces in other shards."""
+    recipe = RECIPE.model_copy(update={"shards": RECIPE.shards.model_copy(update=changes)})
+    made = deal_out(root, folder, [f"pieces/{cell}" for cell in CELLS], recipe)
+    return write_index(root, folder, [shard.name for shard in made])
+
+
+def test_the_set_digest_does_not_depend_on_the_shards(small_set, root):
+    facts = dealt(root, "other", samples_per_shard=7)
     assert facts.set_digest == small_set.manifest["set_digest"]
     assert facts.samples == len(small_set.samples)
     assert facts.digest != small_set.manifest["index"]["digest"]
     rows = root.read_table(FOLDER + "/" + INDEX_PATH)["digest"].to_pylist()
-    assert int(facts.set_digest, 16) == sum(int.from_bytes(digest, "big") for digest in rows) % 2**128
+    assert int(facts.set_digest, 16) == sum(rows) % 2**64
 
 
 def test_the_same_pieces_give_the_same_bytes(small_set, root):
-    plan = plan_shards([piece_sizes(root, path) for path in pieces()], RECIPE.shards)
-    facts = write_index(root, "again", pieces(), plan)
+    facts = dealt(root, "again")
     assert facts.digest == small_set.manifest["index"]["digest"]
     assert root.read_bytes(f"again/{INDEX_PATH}") == root.read_bytes(f"{FOLDER}/{INDEX_PATH}")
+
+
+def test_merging_in_groups_of_few_files_gives_the_same_rows(root, monkeypatch):
+    whole = root.read_table(f"{FOLDER}/{INDEX_PATH}")
+    monkeypatch.setattr(merge, "AT_ONCE", 2)
+    monkeypatch.setattr(merge, "ROWS_HELD", 14)
+    monkeypatch.setattr(merge, "ROW_GROUP", 30)
+    facts = dealt(root, "grouped")
+    assert root.read_table(f"grouped/{INDEX_PATH}") == whole
+    groups = pq.read_metadata(root.path(f"grouped/{INDEX_PATH}"))
+    assert {groups.row_group(number).num_rows for number in range(groups.num_row_groups - 1)} <= {30, 60, 90}
+    assert facts.samples == len(whole)
+    assert [path.name for path in Path(root.path("grouped/index")).iterdir()] == ["samples.parquet"]
+
+
+def test_the_rows_beside_a_shard_are_those_of_the_index(small_set, root):
+    table = root.read_table(f"{FOLDER}/{INDEX_PATH}")
+    for name in small_set.split("train"):
+        beside = root.read_table(f"{FOLDER}/{shard_index_path(name)}")
+        assert beside.equals(table.filter(pc.field("shard") == name))
+        assert len(beside) == next(s["samples"] for s in small_set.manifest["splits"]["train"]["shards"] if s["name"] == name)
+
+
+def test_scalars_are_those_of_the_samples(small_set, root):
+    for row in root.read_table(f"{FOLDER}/{INDEX_PATH}").to_pylist():
+        record = small_set.samples[row["key"]].record
+        assert {name: row[name] for name in record} == record
+
+
+def test_the_edge_of_a_split_is_flagged(root):
+    pieces = [f"pieces/{cell}" for cell in CELLS]
+    made = deal_out(root, "edges", pieces)
+    table = pa.concat_tables([root.read_table(f"edges/{shard_index_path(shard.name)}") for shard in made])
+    assert not any(table["edge"].to_pylist()), "the guard of this set is wider than the edge"
+    deep = RECIPE.split.model_copy(update={"order": 8, "guard_arcsec": 0.0})
+    made = deal_out(root, "deep", pieces, RECIPE.model_copy(update={"split": deep}))
+    table = pa.concat_tables([root.read_table(f"deep/{shard_index_path(shard.name)}") for shard in made])
+    wide = deep.model_copy(update={"guard_arcsec": EDGE_ARCSEC})
+    expected = near_other_split(table["ra"].to_numpy(), table["dec"].to_numpy(), wide)
+    assert expected.any()
+    assert table["edge"].to_pylist() == expected.tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 40), max_size=30), min_size=1, max_size=6), st.integers(1, 7))
+def test_streams_are_merged_in_the_order_of_the_sky(streams, at_once):
+    columns = [(np.sort(np.array(pixels, np.int64)), np.full(len(pixels), number)) for number, pixels in enumerate(streams)]
+    tables = [pa.table(dict(zip(("_healpix_29", "of"), pair, strict=True))) for pair in columns]
+    cut = [[table.slice(first, at_once) for first in range(0, len(table), at_once)] for table in tables]
+    found = [row for table in merge.in_sky_order([iter(parts) for parts in cut]) for row in table.to_pylist()]
+    key = operator.itemgetter("_healpix_29", "of")
+    assert [row["_healpix_29"] for row in found] == sorted(pixel for pixels in streams for pixel in pixels)
+    assert sorted(found, key=key) == sorted((row for table in tables for row in table.to_pylist()), key=key)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32), st.integers(0, 3000))
+def test_the_catalog_cuts_the_sky_into_cells_of_bounded_size(seed, rows):
+    rng = np.random.default_rng(seed)
+    pixels = rng.choice(rng.integers(0, 12 * 4**DEEPEST, 50), rows)
+    counts = np.bincount(pixels, minlength=12 * 4**DEEPEST)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sky_catalog, "MOST_ROWS", 100)
+        cells, ends = partitions_of(counts)
+    held = np.diff(ends, prepend=0)
+    assert held.sum() == rows
+    assert (held > 0).all()
+    for before, after in pairwise(cells):
+        assert before.range[1] <= after.range[0]
+    for cell, size in zip(cells, held, strict=True):
+        shift = 2 * (DEEPEST - cell.order)
+        assert counts[cell.pixel << shift : (cell.pixel + 1) << shift].sum() == size
+        assert size <= 100 or cell.order == DEEPEST
 
 
 def piece(tmp_path, keys: list[str], dec: list[float], name: str = "a") -> Root:
@@ -71,20 +165,8 @@ def piece(tmp_path, keys: list[str], dec: list[float], name: str = "a") -> Root:
     return root
 
 
-def test_a_repeated_key_is_named(tmp_path):
-    piece(tmp_path, ["k-1", "k-2"], [10.0, 20.0])
-    root = piece(tmp_path, ["k-3", "k-2"], [30.0, 40.0], "b")
-    plan = plan_shards([piece_sizes(root, f"{name}.parquet") for name in "ab"], RECIPE.shards)
-    with pytest.raises(BrokenArtefact, match="same key") as error:
-        write_index(root, "set", ["a.parquet", "b.parquet"], plan)
-    assert error.value.where["key"] == "k-2"
-    assert not root.exists(f"set/{INDEX_PATH}")
-
-
 def test_repeats_are_flagged_and_count_once_in_the_digest(small_set, root):
-    sizes = [piece_sizes(root, path) for path in pieces()]
-    plan = plan_shards(sizes, RECIPE.shards.model_copy(update={"samples_per_shard": 30, "multiple_of": 32}))
-    facts = write_index(root, "padded", pieces(), plan)
+    facts = dealt(root, "padded", samples_per_shard=30, multiple_of=32)
     table = root.read_table(f"padded/{INDEX_PATH}")
     assert facts.set_digest == small_set.manifest["set_digest"]
     assert facts.samples == len(table) == len(small_set.samples) + facts.repeats
@@ -96,9 +178,9 @@ def test_repeats_are_flagged_and_count_once_in_the_digest(small_set, root):
         other = once[row["key"]]
         assert (row["shard"], row["offset"]) != (other["shard"], other["offset"])
         assert (row["digest"], row["split"]) == (other["digest"], other["split"])
-    places = {name: sorted((row["offset"], row["nbytes"]) for row in rows if row["shard"] == name) for name in plan.names}
-    for number, name in enumerate(plan.names):
-        assert [offset for offset, _ in places[name]] == plan.sample_offsets(number)[:-1].tolist()
+    for name in {row["shard"] for row in rows}:
+        places = sorted((row["offset"], row["nbytes"]) for row in rows if row["shard"] == name)
+        assert [offset for offset, _ in places] == np.cumsum([0, *(nbytes for _, nbytes in places[:-1])]).tolist()
 
 
 def test_of_a_repeated_key_the_later_sample_is_known(tmp_path):
@@ -107,9 +189,7 @@ def test_of_a_repeated_key_the_later_sample_is_known(tmp_path):
     paths = ["a.parquet", "b.parquet"]
     sizes = [piece_sizes(root, path) for path in paths]
     assert repeated_keys(root, paths, sizes) == [(3, "k-2", 1)]
-    plan = plan_shards(without(sizes, [3]), RECIPE.shards)
-    assert write_index(root, "set", paths, plan).samples == 3
-    assert root.read_table(f"set/{INDEX_PATH}")["key"].to_pylist() == ["k-1", "k-2", "k-3"]
+    assert sorted(plan_shards(without(sizes, [3]), RECIPE.shards).by_shard) == [0, 1, 2]
 
 
 def test_rows_out_of_sky_order_are_refused(tmp_path):
@@ -117,15 +197,21 @@ def test_rows_out_of_sky_order_are_refused(tmp_path):
         piece(tmp_path, ["k-1", "k-2"], [40.0, 10.0])
 
 
-def test_pieces_out_of_sky_order_and_changed_pieces_are_refused(root):
-    sizes = [piece_sizes(root, path) for path in pieces()]
-    with pytest.raises(BrokenArtefact, match="sky order"):
-        write_index(root, "bad", pieces()[::-1], plan_shards(sizes[::-1], RECIPE.shards))
-    with pytest.raises(BrokenArtefact, match="changed since"):
-        write_index(root, "bad", pieces(), plan_shards([sizes[0]] * len(sizes), RECIPE.shards))
-    with pytest.raises(BadInput, match="at least one piece"):
-        write_index(root, "bad", [], plan_shards([], RECIPE.shards))
+def test_a_set_without_shards_is_refused(root):
+    with pytest.raises(BadInput, match="at least one shard"):
+        write_index(root, "bad", [])
     assert not root.exists(f"bad/{INDEX_PATH}")
+
+
+def test_json_that_is_not_as_declared_is_refused():
+    schema = pa.schema([("x", pa.int32()), ("y", pa.list_(pa.float32(), 2)), ("z", pa.float16())])
+    good = scalars_of([b'{"x":1,"y":[0.1,2],"z":0.5}', b'{"x":null,"y":null,"z":null}'], schema)
+    assert good.schema == schema
+    assert good["x"].to_pylist() == [1, None]
+    assert good["y"].to_pylist() == [[pytest.approx(0.1), 2], None]
+    for wrong in (b'{"x":"a"}', b'{"x":1,"y":[1],"z":0}', b'{"x":1,"w":2}', b"{"):
+        with pytest.raises(BrokenArtefact, match="not as declared"):
+            scalars_of([wrong], schema)
 
 
 def test_a_scalar_may_not_take_the_name_of_a_column():

@@ -79,7 +79,7 @@ def run(build: Build) -> tuple[dict[str, dict[str, str]], list[dict[str, Any]]]:
     done = {}
     for stage in STAGES:
         outcomes = [run_unit(unit, build) for unit in units_of(stage, build)]
-        finish_stage(stage, build, [outcome.unit for outcome in outcomes])
+        finish_stage(stage, build, outcomes)
         done[stage] = {outcome.unit.name: outcome.status for outcome in outcomes}
     published = Path(publish(build).url)
     return done, pq.read_table(published / "index/samples.parquet").to_pylist()

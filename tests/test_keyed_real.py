@@ -38,7 +38,7 @@ def samples(folder: Path, sources: dict[str, Path] | None = None, root: str = "r
     for stage in STAGES:
         outcomes = [run_unit(unit, build) for unit in units_of(stage, build)]
         assert [outcome.receipt.reason for outcome in outcomes if outcome.status == "set_aside"] == []
-        finish_stage(stage, build, [outcome.unit for outcome in outcomes])
+        finish_stage(stage, build, outcomes)
     for receipt in stage_receipts(build, "match"):
         assert receipt.rows_in == receipt.facts["primaries"] + sum(receipt.skipped.values())
     return pq.read_table(Path(publish(build).url) / "index/samples.parquet").to_pylist()

@@ -102,7 +102,7 @@ class Built:
         for stage in STAGES:
             outcomes = [run_unit(unit, build) for unit in units_of(stage, build)]
             assert [outcome.receipt.reason for outcome in outcomes if outcome.status == "set_aside"] == []
-            finish_stage(stage, build, [outcome.unit for outcome in outcomes])
+            finish_stage(stage, build, outcomes)
         self.url = publish(build).url
         self.path = Path(self.url)
         self.shards = sorted(str(path) for path in self.path.glob("*.tar"))

@@ -70,7 +70,7 @@ def sky(tmp_path: Path) -> Sky:
 
 def run_stage(stage: str, build: Build) -> list[Outcome]:
     outcomes = [run_unit(unit, build) for unit in units_of(stage, build)]
-    finish_stage(stage, build, [outcome.unit for outcome in outcomes])
+    finish_stage(stage, build, outcomes)
     return outcomes
 
 

@@ -30,7 +30,7 @@ def samples_of(folder: Path, survey: str, source: str) -> dict[str, dict[str, An
     for stage in STAGES:
         outcomes = [run_unit(unit, build) for unit in units_of(stage, build)]
         assert [outcome.receipt.reason for outcome in outcomes if outcome.status == "set_aside"] == []
-        finish_stage(stage, build, [outcome.unit for outcome in outcomes])
+        finish_stage(stage, build, outcomes)
     published = Path(publish(build).url)
     members: dict[str, bytes] = {}
     for shard in published.glob("*.tar"):

@@ -50,7 +50,7 @@ def prepared(folder: Path, root: str, **changes: object) -> Build:
 
 def run(build: Build, stages: tuple[str, ...] = STAGES[: STAGES.index("samples")]) -> Build:
     for stage in stages:
-        finish_stage(stage, build, [run_unit(unit, build).unit for unit in units_of(stage, build)])
+        finish_stage(stage, build, [run_unit(unit, build) for unit in units_of(stage, build)])
     return build
 
 

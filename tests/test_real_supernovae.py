@@ -37,7 +37,7 @@ def build_of(recipe: Path | str, folder: Path, sources: dict[str, Path]) -> tupl
     """Run all stages and publish; the build and the folder of its shard set."""
     build = prepare(str(recipe), root=str(folder / "root"), sources={name: str(path) for name, path in sources.items()})
     for stage in STAGES:
-        finish_stage(stage, build, [run_unit(unit, build).unit for unit in units_of(stage, build)])
+        finish_stage(stage, build, [run_unit(unit, build) for unit in units_of(stage, build)])
     published = publish(build)
     assert published.set_aside == ()
     return build, Path(published.url)

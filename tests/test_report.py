@@ -37,7 +37,7 @@ def build_here(
     plan = prepare(recipe, cells=cells, **places)
     claim_root(plan, replace)
     for stage in STAGES:
-        finish_stage(stage, plan, [run_unit(unit, plan).unit for unit in units_of(stage, plan)])
+        finish_stage(stage, plan, [run_unit(unit, plan) for unit in units_of(stage, plan)])
     return publish(plan)
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmu_pipeline.catalog import ShardRule
-from mmu_pipeline.shards.plan import PieceSizes, ShardPlan, plan_shards, without
+from mmu_pipeline.shards.plan import PieceSizes, ShardPlan, plan_shards, tied, without
 from mmu_pipeline.shards.splits import SPLITS
 
 
@@ -29,12 +29,9 @@ def check(plan: ShardPlan, pieces: list[PieceSizes]) -> None:
     order = np.concatenate([piece.order for piece in pieces])
     nbytes = np.concatenate([piece.nbytes for piece in pieces])
     for number, name in enumerate(plan.names):
-        rows, ranges, offsets = plan.samples(number), plan.ranges(number), plan.sample_offsets(number)
+        rows, ranges = plan.samples(number), plan.ranges(number)
         assert name.startswith(f"{plan.splits[number]}-")
         assert {SPLITS[code] for code in split[rows]} == {plan.splits[number]}
-        assert (plan.shard[rows] == number).all()
-        assert np.array_equal(plan.offset[rows], offsets[:-1])
-        assert np.array_equal(np.diff(offsets), nbytes[rows])
         assert np.array_equal(order[rows], np.sort(order[rows]))
         assert np.array_equal(ranges.nbytes, nbytes[rows])
         for row, piece, offset in zip(rows, ranges.piece, ranges.offset, strict=True):
@@ -62,7 +59,7 @@ def test_the_number_of_shards_follows_from_the_target_size():
     check(plan, pieces)
     total = sum(int(piece.nbytes.sum()) for piece in pieces)
     assert total / 5e6 <= len(plan.names) <= total / 5e6 + 3
-    sizes = [plan.sample_offsets(number)[-1] for number in range(len(plan.names))]
+    sizes = [plan.ranges(number).nbytes.sum() for number in range(len(plan.names))]
     assert max(sizes) < 1.2 * 5e6
 
 
@@ -81,7 +78,7 @@ def test_how_samples_are_cut_into_pieces_does_not_matter():
     ]
     one, other = (plan_shards(pieces, ShardRule(samples_per_shard=16)) for pieces in ([whole], cut))
     assert one.names == other.names
-    for name in ("by_shard", "shard", "offset", "bounds"):
+    for name in ("by_shard", "bounds"):
         assert np.array_equal(getattr(one, name), getattr(other, name))
 
 
@@ -97,21 +94,21 @@ def test_equal_places_are_told_and_keep_sky_order():
     pieces = [PieceSizes(np.zeros(2, np.int8), half, np.full(2, 1024)) for half in (order[:2], order[2:])]
     plan = plan_shards(pieces, ShardRule(samples_per_shard=10))
     assert plan.by_shard.tolist() == [1, 0, 2, 3]
-    assert plan.ties.tolist() == [0, 2]
+    assert tied(order).tolist() == [0, 2]
 
 
 def test_nothing_to_plan():
     plan = plan_shards([], ShardRule())
     assert plan.names == ()
-    assert len(plan.shard) == 0
+    assert len(plan.by_shard) == 0
 
 
 @pytest.mark.slow
 def test_a_million_samples_in_little_memory():
     pieces = pieces_of(np.random.default_rng(5), [1000] * 1000)
     plan = plan_shards(pieces, ShardRule(samples_per_shard=5000))
-    held = sum(array.nbytes for array in (plan.by_shard, plan.start, plan.shard, plan.offset, plan.ties))
-    assert held < 30e6
+    held = sum(array.nbytes for array in (plan.by_shard, plan.start, plan.first))
+    assert held < 17e6
 
 
 @settings(max_examples=60, deadline=None)
@@ -154,4 +151,3 @@ def test_samples_that_are_not_to_be_dealt_go_nowhere():
     pieces = without(pieces_of(np.random.default_rng(7), [50, 50]), [3, 70])
     plan = plan_shards(pieces, ShardRule(samples_per_shard=10))
     assert sorted(plan.by_shard) == sorted({*range(100)} - {3, 70})
-    assert plan.shard[[3, 70]].tolist() == plan.offset[[3, 70]].tolist() == [-1, -1]

@@ -62,7 +62,7 @@ def built(folder: Path, url: str, **options: Any) -> tuple[Build, list[dict[str,
     recipe = recipe_yaml(folder, "spectra", primary={"survey": "desi"}, shards={"samples_per_shard": 10})
     build = prepare(str(recipe), root=str(folder / "root"), sources={"desi": url}, cache=str(folder / "cache"), **options)
     for stage in STAGES:
-        finish_stage(stage, build, [run_unit(unit, build).unit for unit in units_of(stage, build)])
+        finish_stage(stage, build, [run_unit(unit, build) for unit in units_of(stage, build)])
     published = publish(build)
     assert published.set_aside == ()
     return build, pq.read_table(Path(published.url) / "index/samples.parquet").to_pylist(), Path(published.url)

@@ -173,7 +173,7 @@ def test_the_index_of_another_version_is_recognised(folder, tmp_path):
     shutil.copy(other.path / INDEX_PATH, folder / INDEX_PATH)
     found = problems(folder)
     assert f"{INDEX_PATH}: is not the index that belongs to version {VERSION}" in found
-    assert "stands where the index has" in found
+    assert "its rows of train-000000.tar are not those beside that shard" in found
 
 
 def test_a_missing_or_broken_index_is_named_and_the_shards_still_checked(folder):
@@ -197,15 +197,46 @@ def test_latest_must_name_a_version_that_is_there(folder):
 
 
 def test_a_wrong_offset_or_digest_in_the_index_is_found(folder):
-    rewrite_index(folder, lambda table: replaced(table, "digest", 3, bytes(16)))
+    rewrite_index(folder, lambda table: replaced(table, "digest", 3, 7))
     found = problems(folder)
     assert "do not add up" in found
-    assert "their digest is not that of the index" in found
+    assert "are not those beside that shard" in found
 
 
 def test_members_that_lie_elsewhere_are_found(folder):
     rewrite_index(folder, lambda table: replaced(table, "member_nbytes", 3, table["member_nbytes"][4].as_py()[::-1]))
-    assert "its members do not lie where the index says" in problems(folder)
+    assert "are not those beside that shard" in problems(folder)
+
+
+@pytest.mark.parametrize("column", ["key", "offset", "nbytes", "digest", "member_offset"])
+def test_rows_beside_a_shard_that_do_not_fit_it_are_found(folder, column):
+    path = folder / "train-000001.parquet"
+    table = pq.read_table(path)
+    value = table[column][0].as_py()
+    other = f"{value}x" if column == "key" else value[::-1] if isinstance(value, list) else value + 512
+    pq.write_table(replaced(table, column, 0, other), path)
+    found = problems(folder)
+    assert "train-000001.tar: " in found
+    assert column == "key" or f"{INDEX_PATH}: its rows of train-000001.tar are not those beside that shard" in found
+
+
+def test_missing_or_broken_rows_beside_a_shard_are_named(folder):
+    (folder / "train-000001.parquet").write_bytes(b"PAR1")
+    assert "train-000001.parquet: cannot be read" in problems(folder)
+    (folder / "train-000001.parquet").unlink()
+    assert "train-000001.parquet: is missing" in problems(folder)
+
+
+def test_a_catalog_that_is_not_that_of_the_version_is_named(folder):
+    path = next((folder / "index/dataset").rglob("Npix=*.parquet"))
+    name = str(path.relative_to(folder))
+    flip(path, 100)
+    assert f"{name}: its digest is not that of the manifest" in problems(folder)
+    path.unlink()
+    (folder / "index/hats.properties").unlink()
+    found = problems(folder)
+    assert f"{name}: is missing" in found
+    assert "index/hats.properties: is missing" in found
 
 
 def test_a_sample_in_the_wrong_split_is_found(folder):

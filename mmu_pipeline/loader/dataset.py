@@ -53,7 +53,7 @@ class ShardDataset:
     `where` is a condition on columns of the index, such as "i_mag < 22 and has_sdss". With `check`, every sample is held
     against its digest. Of a remote set, at most `cache_bytes` are kept in `cache`.
 
-    It holds 20 bytes a sample (36 with `check`), may be used by several threads, and can be pickled.
+    It holds 20 bytes a sample (28 with `check`), may be used by several threads, and can be pickled.
     Raises BadInput if there is no such set, split, member or column, or the condition cannot be understood.
     """
 
@@ -163,7 +163,7 @@ class ShardDataset:
             first, part = self._owners[shard]
             try:
                 content = part.source.sample(shard - first, offset, nbytes)
-                if held is not None and xxhash.xxh3_128_digest(content.data) != held:
+                if held is not None and xxhash.xxh3_64_intdigest(content.data) != held:
                     raise BrokenArtefact("a sample is not what its digest says")
                 use(row, part.choice, content)
             except BrokenArtefact as error:

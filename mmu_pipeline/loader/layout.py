@@ -16,12 +16,10 @@ from mmu_pipeline.errors import BadInput, BrokenArtefact
 from mmu_pipeline.fields import Array
 from mmu_pipeline.jpeg import pixels_of
 from mmu_pipeline.shards.narrow import widened
-from mmu_pipeline.shards.ustar import BLOCK, NAME_BYTES, padding
+from mmu_pipeline.shards.ustar import BLOCK, NAME_BYTES, SIZE, padding
 
 Bytes = npt.NDArray[np.uint8]
 """The bytes of a sample in its tar: shape (nbytes,)."""
-SIZE_FIELD, SIZE_DIGITS = 124, 11
-"""Where a header of ustar has the size, in octal."""
 NPY_LEAD = 10
 """Bytes of a npy file before its header: magic, version, and the header's length in the last two."""
 
@@ -139,7 +137,7 @@ class Layout:
 def _size(sample: Bytes, position: int) -> int:
     """Size of the member whose header is at a position."""
     try:
-        return int(sample[position + SIZE_FIELD : position + SIZE_FIELD + SIZE_DIGITS].tobytes(), 8)
+        return int(sample[position + SIZE.start : position + SIZE.stop].tobytes(), 8)
     except ValueError as error:
         raise BrokenArtefact("no header of a member where one should be", position=position) from error
 
@@ -215,8 +213,8 @@ def _member(said: Mapping[str, Any]) -> Member:
     name, dtype, shape = said["name"], said["dtype"], tuple(said["shape"])
     if dtype == "jpeg":
         return Member(name, np.dtype(np.uint8), shape, is_encoded=True)
-    narrow: dict[str, Any] = {"is_narrowed": "narrowed_from" in said, "scale": said.get("scale")}
-    return Member(name, np.dtype(dtype).newbyteorder("<"), shape, **narrow)
+    stored = np.dtype(dtype).newbyteorder("<")
+    return Member(name, stored, shape, is_narrowed="narrowed_from" in said, scale=said.get("scale"))
 
 
 def chosen(layout: Layout, members: Sequence[str] | None, columns: Sequence[str] | None) -> Layout:

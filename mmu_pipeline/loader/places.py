@@ -40,8 +40,8 @@ class Places:
     """Number of its shard in the list of the split's shards."""
     offset: Int
     nbytes: Int
-    digest: npt.NDArray[np.void] | None = None
-    """xxh3-128 of each sample, big-endian; None if they were not asked for."""
+    digest: npt.NDArray[np.uint64] | None = None
+    """xxh3-64 of each sample; None if they were not asked for."""
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -51,9 +51,9 @@ class Places:
         held = None if self.digest is None else self.digest[rows]
         return Places(self.shard[rows], self.offset[rows], self.nbytes[rows], held)
 
-    def each(self) -> Iterator[tuple[int, int, int, bytes | None]]:
+    def each(self) -> Iterator[tuple[int, int, int, int | None]]:
         """Shard, offset, size and digest of one sample after the other."""
-        held = itertools.repeat(None) if self.digest is None else (value.tobytes() for value in self.digest)
+        held = itertools.repeat(None) if self.digest is None else self.digest.tolist()
         return zip(self.shard.tolist(), self.offset.tolist(), self.nbytes.tolist(), held, strict=False)
 
 
@@ -91,10 +91,7 @@ def find_places(folder: Root, shards: Sequence[Shard], where: str | None, digest
             return places
     table = index_rows(folder, shards, where, ["nbytes", *(["digest"] if digests else [])])
     shard, offset = (table[name].to_numpy() for name in ("shard", "offset"))
-    held = None
-    if digests:
-        content = table["digest"].combine_chunks()
-        held = np.frombuffer(content.buffers()[1], "V16")[content.offset : content.offset + len(content)]
+    held = table["digest"].to_numpy() if digests else None
     return Places(shard, offset, table["nbytes"].to_numpy(), held)
 
 

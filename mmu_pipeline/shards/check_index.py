@@ -17,16 +17,21 @@ import xxhash
 
 from mmu_pipeline.catalog import SplitRule
 from mmu_pipeline.shards.index import DIGESTS, INDEX_PATH, PLACE, POSITION, digest_sum
+from mmu_pipeline.shards.rows import PLACE_COLUMNS, place_sum
+from mmu_pipeline.shards.sky_catalog import CATALOG
 from mmu_pipeline.shards.splits import SPLITS, near_other_split, split_of
 from mmu_pipeline.shards.tar import WRITTEN
 from mmu_pipeline.sky import healpix29, is_position, pixels_at
 from mmu_pipeline.storage import Root
 
-CHECKED = ["key", "_healpix_29", "ra", "dec", "split", "shard", "repeat", "digest"]
+CHECKED = ["key", "_healpix_29", "ra", "dec", "split", "shard", "repeat", *PLACE_COLUMNS]
 
 
-def index_problems(root: Root, manifest: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with the index of the set at `root`. Streams over it; holds 8 bytes a sample, to find repeated keys."""
+def index_problems(root: Root, manifest: Mapping[str, Any], places: dict[str, int]) -> Iterator[str]:
+    """What is wrong with the index of the set at `root`. Streams over it; holds 8 bytes a sample, to find repeated keys.
+
+    Adds to `places` the `place_sum` of the rows of each shard.
+    """
     try:
         with root.fs.open(root.path(INDEX_PATH), "rb") as file:
             if hashlib.file_digest(file, xxhash.xxh3_128).hexdigest() != manifest["index"]["digest"]:
@@ -36,12 +41,12 @@ def index_problems(root: Root, manifest: Mapping[str, Any]) -> Iterator[str]:
             if missing := sorted(set(wanted) - set(index.schema_arrow.names)):
                 yield f"{INDEX_PATH}: lacks the columns {', '.join(missing)}"
                 return
-            yield from _content_problems(index, manifest)
+            yield from _content_problems(index, manifest, places)
     except (OSError, pa.ArrowException) as error:
         yield f"{INDEX_PATH}: cannot be read: {str(error).splitlines()[0]}"
 
 
-def _content_problems(index: pq.ParquetFile, manifest: Mapping[str, Any]) -> Iterator[str]:
+def _content_problems(index: pq.ParquetFile, manifest: Mapping[str, Any], places: dict[str, int]) -> Iterator[str]:
     rule = SplitRule.model_validate(manifest["recipe"]["split"])
     counts: Counter[tuple[str, str]] = Counter()
     splits_of_cell: dict[int, set[str]] = {}
@@ -59,16 +64,43 @@ def _content_problems(index: pq.ParquetFile, manifest: Mapping[str, Any]) -> Ite
         once = batch.filter(pc.invert(batch["repeat"]))
         repeats += len(batch) - len(once)
         total += digest_sum(once["digest"])
+        _add_places(batch, places)
         hashes.append(_hashes(once["key"]))
     for cell, found in sorted(splits_of_cell.items()):
         if len(found) > 1:
             yield f"{INDEX_PATH}: the cell {cell} of order {rule.order} is in {' and '.join(sorted(found))}"
     yield from _count_problems(counts, manifest)
-    if f"{total % DIGESTS:032x}" != manifest["set_digest"]:
+    if f"{total % DIGESTS:016x}" != manifest["set_digest"]:
         yield f"{INDEX_PATH}: the digests of the samples do not add up to that of the set"
     if repeats != manifest["repeats"]:
         yield f"{INDEX_PATH}: flags {repeats} samples as repeats, the manifest says {manifest['repeats']}"
     yield from _repeated_keys(index, np.concatenate(hashes))
+
+
+def _add_places(batch: pa.RecordBatch, places: dict[str, int]) -> None:
+    order = np.argsort(pc.rank(batch["shard"], tiebreaker="dense").to_numpy(), kind="stable")
+    ordered = batch.take(pa.array(order))
+    names = ordered["shard"].to_pylist()
+    starts = [row for row, name in enumerate(names) if row == 0 or name != names[row - 1]]
+    for start, stop in zip(starts, [*starts[1:], len(names)], strict=True):
+        places[names[start]] = (places.get(names[start], 0) + place_sum(ordered.slice(start, stop - start))) % DIGESTS
+
+
+def catalog_problems(root: Root, manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Files of the catalog of the index that are missing or not those of this version."""
+    said = manifest["index"]["catalog"]
+    for path, facts in said.items():
+        try:
+            with root.fs.open(root.path(path), "rb") as file:
+                if hashlib.file_digest(file, xxhash.xxh3_128).hexdigest() != facts["digest"]:
+                    yield f"{path}: its digest is not that of the manifest"
+        except FileNotFoundError:
+            yield f"{path}: is missing"
+    for path in (f"{CATALOG}/hats.properties", f"{CATALOG}/partition_info.csv"):
+        if not root.exists(path):
+            yield f"{path}: is missing"
+    if sum(facts["samples"] for facts in said.values()) != manifest["samples"]:
+        yield f"{CATALOG}: its partitions do not hold as many rows as the set has samples"
 
 
 def _row_problems(batch: pa.RecordBatch, rule: SplitRule) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmu_pipeline.shards.index import INDEX_PATH
-from mmu_pipeline.shards.rows import rows_by_shard
 from mmu_pipeline.storage import Root
 
 GROUPS = 8
@@ -24,21 +24,19 @@ AT_ONCE = 1000
 def value_problems(root: Root, manifest: Mapping[str, Any], most: int | None) -> Iterator[str]:
     """What is wrong with the scalars of an index that is whole: of about `most` samples spread over the sky, or of all (None)."""
     columns = ("key", "offset", "member_offset", "member_nbytes", *(scalar["name"] for scalar in manifest["scalars"]))
-    if most is None:
-        for name, rows in rows_by_shard(root, manifest, columns):
-            for start in range(0, len(rows), AT_ONCE):
-                yield from _problems(root, name, rows.slice(start, AT_ONCE), manifest)
-        return
     with root.fs.open(root.path(INDEX_PATH), "rb") as file:
         index = pq.ParquetFile(file)
-        groups = np.unique(np.linspace(0, index.num_row_groups - 1, min(GROUPS, index.num_row_groups), dtype=np.int64))
-        for group in groups.tolist():
+        looked_at = index.num_row_groups if most is None else min(GROUPS, index.num_row_groups)
+        for group in np.unique(np.linspace(0, index.num_row_groups - 1, looked_at, dtype=np.int64)).tolist():
             rows = index.read_row_group(group, columns=["shard", *columns])
-            chosen = np.unique(np.linspace(0, len(rows) - 1, max(1, most // len(groups)), dtype=np.int64))
-            rows = rows.take(chosen)
-            for name in rows["shard"].unique().to_pylist():
-                here = rows.filter(pa.array([shard == name for shard in rows["shard"].to_pylist()]))
-                yield from _problems(root, name, here, manifest)
+            if most is not None:
+                rows = rows.take(np.unique(np.linspace(0, len(rows) - 1, max(1, most // looked_at), dtype=np.int64)))
+            rows = rows.sort_by("shard")
+            names = rows["shard"].to_pylist()
+            for name, group_rows in groupby(range(len(names)), key=names.__getitem__):
+                here = list(group_rows)
+                for start in range(here[0], here[-1] + 1, AT_ONCE):
+                    yield from _problems(root, name, rows.slice(start, min(AT_ONCE, here[-1] + 1 - start)), manifest)
 
 
 def _problems(root: Root, name: str, rows: pa.Table, manifest: Mapping[str, Any]) -> Iterator[str]:

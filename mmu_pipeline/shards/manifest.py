@@ -21,7 +21,7 @@ from mmu_pipeline.shards.schema import MemberField, Scalar, sample_members, samp
 from mmu_pipeline.shards.splits import SPLITS
 
 MANIFEST_PATH = "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 PACKAGES = ("astropy", "healpy", "h5py", "numpy", "orjson", "pyarrow", "scipy", "xxhash")
 """Libraries that have a say in the bytes of a set."""
 LOCAL_COPY = "a local copy"
@@ -68,17 +68,13 @@ class Account:
     """Counterpart -> scatter, chance and false-match rate of its matches, with the histogram of separations."""
 
 
-def manifest_of(
-    recipe: Recipe,
-    version: str,
-    shards: Sequence[ShardFile],
-    index: IndexFacts,
-    provenance: Sequence[Provenance],
-    account: Account,
-) -> dict[str, Any]:
-    """The manifest of a set as plain values for JSON. Holds no clock, host, user or credentials: one build, one manifest."""
+def manifest_of(recipe: Recipe, files: Mapping[str, Any], provenance: Sequence[Provenance], account: Account) -> dict[str, Any]:
+    """The manifest of a set as plain values for JSON. Holds no clock, host, user or credentials: one build, one manifest.
+
+    `files` are its `facts_of_set`.
+    """
     surveys = {entry.survey.name: entry.survey for entry in provenance}
-    return facts_of_set(version, shards, index) | {
+    return dict(files) | {
         "name": recipe.name,
         "title": recipe.title or recipe.name,
         "members": [_member(member, account.narrowed.get(member.name, Loss())) for member in sample_members(recipe, surveys)],
@@ -92,8 +88,10 @@ def manifest_of(
     }
 
 
-def facts_of_set(version: str, shards: Sequence[ShardFile], index: IndexFacts) -> dict[str, Any]:
-    """The part of a manifest that tells of files, whatever they were made from."""
+def facts_of_set(
+    version: str, shards: Sequence[ShardFile], index: IndexFacts, catalog: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The part of a manifest that tells of files, whatever they were made from. `catalog`: path of a partition -> its facts."""
     return {
         "format": "mmu_pipeline shards",
         "format_version": FORMAT_VERSION,
@@ -101,8 +99,8 @@ def facts_of_set(version: str, shards: Sequence[ShardFile], index: IndexFacts) -
         "samples": index.samples,
         "repeats": index.repeats,
         "set_digest": index.set_digest,
-        "digests": "xxh3-128, hexadecimal; a sample's covers its bytes in the tar; set_digest is their sum modulo 2**128",
-        "index": {"path": INDEX_PATH, "nbytes": index.nbytes, "digest": index.digest},
+        "digests": "hexadecimal: xxh3-128 of files; xxh3-64 of a sample's bytes in the tar, set_digest is their sum modulo 2**64",
+        "index": {"path": INDEX_PATH, "nbytes": index.nbytes, "digest": index.digest, "catalog": dict(catalog)},
         "splits": {name: _split([shard for shard in shards if shard.split == name]) for name in SPLITS},
         "software": {
             "mmu_pipeline": __version__,
@@ -123,6 +121,12 @@ def _place(url: str) -> str:
 def dtype_name(type_: pa.DataType) -> str:
     """Our name of an Arrow type of a scalar: string, bool, int64, float32 and so on."""
     return "string" if pa.types.is_string(type_) else np.dtype(type_.to_pandas_dtype()).name
+
+
+def scalar_type(entry: Mapping[str, Any]) -> pa.DataType:
+    """The Arrow type of a scalar of a manifest: what `dtype_name` named."""
+    one = pa.string() if entry["dtype"] == "string" else pa.from_numpy_dtype(np.dtype(entry["dtype"]))
+    return pa.list_(one, entry["length"]) if "length" in entry else one
 
 
 def _split(shards: Sequence[ShardFile]) -> dict[str, Any]:

@@ -1,91 +1,42 @@
-"""The indexes of one or several sets of shards -> their rows together in sky order, a table at a time."""
+"""The rows of every shard, each shard's in sky order -> the index of a set: all rows in one file, in sky order."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import hashlib
+from collections.abc import Iterator, Sequence
+from itertools import count
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import xxhash
 
 from mmu_pipeline.errors import BadInput
-from mmu_pipeline.shards.index import INDEX_PATH
-from mmu_pipeline.shards.opened import locate, read_manifest
+from mmu_pipeline.shards.index import DIGESTS, INDEX_PATH, ROW_GROUP, IndexFacts, digest_sum, layout, shard_index_path
 from mmu_pipeline.sky import Int
 from mmu_pipeline.storage import Root
 
-ROWS = 100_000
-"""Rows of each index that are held at a time."""
+AT_ONCE = 128
+"""Files that are merged at a time. More than that are first merged in groups."""
+ROWS_HELD = 512_000
+"""Rows of all files together that are read ahead."""
 
 
-@dataclass(frozen=True)
-class Parent:
-    """A set that another one is made from."""
+def in_sky_order(streams: Sequence[Iterator[pa.Table]]) -> Iterator[pa.Table]:
+    """The rows of several streams of tables, each in the order of `_healpix_29`, together in that order.
 
-    folder: Root
-    manifest: Mapping[str, Any]
-
-    @property
-    def shards(self) -> list[str]:
-        """File names of its shards."""
-        return [shard["name"] for part in self.manifest["splits"].values() for shard in part["shards"]]
-
-    @property
-    def columns(self) -> list[str]:
-        """Columns of its index that hold one value each."""
-        plain = ["key", "_healpix_29", "ra", "dec", "split", "shard", "nbytes"]
-        return [*plain, *(scalar["name"] for scalar in self.manifest["scalars"] if "length" not in scalar)]
-
-
-def open_parents(urls: Sequence[str]) -> tuple[Parent, ...]:
-    """The sets at some URLs. Raises BadInput if one is no set, or if their samples do not hold the same, naming what differs."""
-    if not urls:
-        raise BadInput("there is no set to take samples from", hint="name at least one")
-    parents = tuple(Parent(folder, read_manifest(folder)) for folder in map(locate, urls))
-    first = parents[0]
-    for other in parents[1:]:
-        for what in ("members", "scalars"):
-            ours, theirs = ({entry["name"]: entry for entry in each.manifest[what]} for each in (first, other))
-            differing = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
-            if differing or list(ours) != list(theirs):
-                raise BadInput(
-                    f"the {what} of the two sets are not the same, so they cannot be one",
-                    differing=", ".join(differing) or "their order",
-                    one=first.folder.url,
-                    other=other.folder.url,
-                    hint="build both from recipes that select the same fields",
-                )
-    return parents
-
-
-def shard_places(parents: Sequence[Parent]) -> tuple[fsspec.AbstractFileSystem, list[str]]:
-    """The shards of all sets, as paths of one filesystem that reads them all."""
-    systems = [parent.folder.fs for parent in parents]
-    if all(fs is systems[0] for fs in systems):
-        return systems[0], [parent.folder.path(name) for parent in parents for name in parent.shards]
-    paths = [parent.folder.fs.unstrip_protocol(parent.folder.path(name)) for parent in parents for name in parent.shards]
-    return fsspec.filesystem("generic"), paths
-
-
-def in_sky_order(parents: Sequence[Parent]) -> Iterator[pa.Table]:
-    """All rows of the indexes but repeats, with the column `source`: the row's shard, as a place in `shard_places`."""
-    streams, first = [], 0
-    for parent in parents:
-        streams.append(_rows(parent, first))
-        first += len(parent.shards)
+    Of each stream one table is held. How rows of one pixel follow each other depends on the streams and their tables alone.
+    """
     held = [next(stream, None) for stream in streams]
     while any(table is not None for table in held):
         horizon = min(_pixels(table)[-1] for table in held if table is not None)
         ready = []
         for number, table in enumerate(held):
             if table is not None:
-                count = int(np.searchsorted(_pixels(table), horizon, side="right"))
-                ready.append(table.slice(0, count))
-                held[number] = table.slice(count) if count < len(table) else next(streams[number], None)
+                size = int(np.searchsorted(_pixels(table), horizon, side="right"))
+                ready.append(table.slice(0, size))
+                held[number] = table.slice(size) if size < len(table) else next(streams[number], None)
         together = pa.concat_tables(ready)
         yield together.take(np.argsort(_pixels(together), kind="stable")) if len(ready) > 1 else together
 
@@ -94,11 +45,55 @@ def _pixels(table: pa.Table) -> Int:
     return np.asarray(table["_healpix_29"].to_numpy(), np.int64)
 
 
-def _rows(parent: Parent, first: int) -> Iterator[pa.Table]:
-    names = pa.array(parent.shards, pa.string())
-    with parent.folder.fs.open(parent.folder.path(INDEX_PATH), "rb") as file:
-        for batch in pq.ParquetFile(file).iter_batches(ROWS):
-            table = pa.table(batch).filter(pc.invert(batch["repeat"]))
-            if len(table):
-                source = pc.add(pc.index_in(table["shard"], value_set=names), pa.scalar(first, pa.int32()))
-                yield table.append_column("source", source)
+def write_index(root: Root, folder: str, shards: Sequence[str]) -> IndexFacts:
+    """Write the index of the set in `folder` from the rows beside its shards. Memory does not grow with the set."""
+    if not shards:
+        raise BadInput("a set needs at least one shard", folder=folder)
+    paths, made = [f"{folder}/{shard_index_path(name)}" for name in shards], list[str]()
+    names = (f"{folder}/index/merging-{number:06d}.parquet" for number in count())
+    while len(paths) > AT_ONCE:
+        groups = [paths[first : first + AT_ONCE] for first in range(0, len(paths), AT_ONCE)]
+        paths = [_merged(root, group, next(names)) for group in groups]
+        made += paths
+    path = _merged(root, paths, f"{folder}/{INDEX_PATH}")
+    for one in made:
+        root.remove(one)
+    rows, repeats, total = 0, 0, 0
+    with root.fs.open(root.path(path), "rb") as file:
+        for batch in pq.ParquetFile(file).iter_batches(columns=["repeat", "digest"]):
+            once = batch.filter(pc.invert(batch["repeat"]))
+            rows, repeats = rows + len(batch), repeats + len(batch) - len(once)
+            total += digest_sum(once["digest"])
+        file.seek(0)
+        digest = hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
+    return IndexFacts(rows, repeats, f"{total % DIGESTS:016x}", root.size(path) or 0, digest)
+
+
+def _merged(root: Root, paths: Sequence[str], target: str) -> str:
+    """Write the rows of some files into one. Gives its path."""
+    schema = pq.read_schema(root.path(paths[0]), filesystem=root.fs)
+    streams = [_read(root, path, max(1, ROWS_HELD // len(paths))) for path in paths]
+    with root.writing(target) as file, pq.ParquetWriter(file, schema, **layout(schema)) as writer:
+        for table in _grouped(in_sky_order(streams)):
+            writer.write_table(table, row_group_size=ROW_GROUP)
+    return target
+
+
+def _read(root: Root, path: str, rows: int) -> Iterator[pa.Table]:
+    with root.fs.open(root.path(path), "rb") as file:
+        for batch in pq.ParquetFile(file).iter_batches(rows, use_threads=False):
+            yield pa.table(batch)
+
+
+def _grouped(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of ROW_GROUP, the last one less."""
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        if sum(map(len, held)) >= ROW_GROUP:
+            together = pa.concat_tables(held)
+            whole = len(together) // ROW_GROUP * ROW_GROUP
+            yield together.slice(0, whole)
+            held = [together.slice(whole)]
+    if sum(map(len, held)):
+        yield pa.concat_tables(held)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from mmu_pipeline.catalog import ShardRule
 from mmu_pipeline.shards.splits import SPLITS, Codes
 from mmu_pipeline.shards.tar import Ranges
-from mmu_pipeline.sky import Int
+from mmu_pipeline.sky import Bool, Int
 
 NOT_DEALT = -1
 """Instead of a split's code: the sample goes into no shard."""
@@ -27,11 +27,13 @@ class PieceSizes:
     """Place in training order, see `samples.training_order`."""
     nbytes: Int
     """Bytes in the piece: samples lie one after the other from its start."""
+    digest: npt.NDArray[np.uint64] | None = None
+    """Of each sample. Planning does not need it: it is handed on to who copies them."""
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """Where every sample goes. Samples are numbered over all pieces, piece after piece; about 28 bytes a sample."""
+    """Where every sample goes. Samples are numbered over all pieces, piece after piece; about 16 bytes a sample."""
 
     names: tuple[str, ...]
     """File name of each shard: `train-000000.tar`."""
@@ -44,12 +46,6 @@ class ShardPlan:
     """First sample of each piece, and the number of all: shape (pieces + 1,)."""
     start: Int
     """Where each sample would start if all pieces lay one after the other, and their end: shape (samples + 1,)."""
-    shard: npt.NDArray[np.int32]
-    """Shard of each sample, NOT_DEALT for none; of one that is repeated, the first."""
-    offset: Int
-    """Where each sample starts in its shard."""
-    ties: Int
-    """Samples that share their place in training order with another: only they can share a key."""
     repeats: Int
     """Places in `by_shard` of samples that stand there a second time, to make the shards' counts a multiple."""
 
@@ -61,16 +57,15 @@ class ShardPlan:
         """The samples of one shard, in its order."""
         return self.by_shard[self.bounds[shard] : self.bounds[shard + 1]]
 
+    def is_repeat(self, shard: int) -> Bool:
+        """Whether each sample of a shard stands in the set before."""
+        return np.isin(np.arange(self.bounds[shard], self.bounds[shard + 1]), self.repeats)
+
     def ranges(self, shard: int) -> Ranges:
         """What a shard is copied from."""
         rows = self.samples(shard)
         piece = np.searchsorted(self.first, rows, side="right") - 1
         return Ranges(piece, self.start[rows] - self.start[self.first[piece]], self.start[rows + 1] - self.start[rows])
-
-    def sample_offsets(self, shard: int) -> Int:
-        """Where each sample of a shard starts, and where the last one ends."""
-        rows = self.samples(shard)
-        return np.cumsum(np.concatenate([np.zeros(1, np.int64), self.start[rows + 1] - self.start[rows]]))
 
 
 def without(pieces: Sequence[PieceSizes], samples: Sequence[int]) -> list[PieceSizes]:
@@ -114,14 +109,8 @@ def plan_shards(pieces: Sequence[PieceSizes], rule: ShardRule, strata: Int | Non
         splits += [name] * len(counts)
     rows, again = np.concatenate(by_shard), np.concatenate(repeats)
     bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(sizes))])
-    shard, offset = np.full(len(nbytes), NOT_DEALT, np.int32), np.full(len(nbytes), NOT_DEALT, np.int64)
-    place = np.cumsum(nbytes[rows]) - nbytes[rows]
-    place -= np.repeat(place[bounds[:-1]], np.diff(bounds))
-    once = np.delete(np.arange(len(rows)), again)
-    shard[rows[once]] = np.repeat(np.arange(len(names), dtype=np.int32), np.diff(bounds))[once]
-    offset[rows[once]] = place[once]
     start = np.cumsum(np.concatenate([np.zeros(1, np.int64), nbytes]))
-    return ShardPlan(tuple(names), tuple(splits), bounds, rows, first, start, shard, offset, tied(order), again)
+    return ShardPlan(tuple(names), tuple(splits), bounds, rows, first, start, again)
 
 
 def _counts(samples: int, nbytes: int, rule: ShardRule) -> Int:

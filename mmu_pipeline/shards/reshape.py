@@ -16,7 +16,6 @@ from pydantic import Field as Key
 from mmu_pipeline.catalog import ShardRule, SplitRule
 from mmu_pipeline.errors import BadInput, BrokenArtefact
 from mmu_pipeline.expressions import select
-from mmu_pipeline.shards.index import piece_schema
 from mmu_pipeline.shards.regions import Region
 from mmu_pipeline.shards.samples import training_order
 from mmu_pipeline.shards.splits import SPLITS, near_other_split, split_of
@@ -108,42 +107,37 @@ def chosen(
 
 
 def as_piece(
-    table: pa.Table, split: SplitRule | None, seed: int, kept: Sequence[int], members: int, scalars: Sequence[str]
+    table: pa.Table, split: SplitRule | None, seed: int, kept: Sequence[int], members: int, classes: Sequence[str]
 ) -> tuple[pa.Table, Copies]:
-    """Rows of an index as those of a piece, for planning and for the new index; and what each sample is copied from.
+    """Rows of an index as planning wants those of a piece, with the columns `classes`; and what each sample is copied from.
 
-    `kept` are the places of the members that stay, of `members`. If not all stay, the digests are not those of the new samples.
+    `kept` are the places of the members that stay, of `members`. The digests are those of the samples before.
     """
     split_codes = (
         pc.index_in(table["split"], value_set=pa.array(SPLITS)).to_numpy().astype(np.int8)
         if split is None
         else split_of(table["_healpix_29"].to_numpy(), split)
     )
-    copies, starts, sizes = _copies(table, kept, members)
-    rows = np.arange(len(table) + 1)
+    found = _copies(table, kept, members)
     values = {
+        "key": table["key"],
         "split": split_codes,
         "training_order": training_order(table["key"].to_pylist(), seed),
-        "nbytes": copies.nbytes.sum(axis=1),
-        "member_offset": _lists(rows, starts),
-        "member_nbytes": _lists(rows, sizes),
+        "nbytes": found.nbytes.sum(axis=1),
+        "digest": table["digest"],
     }
-    schema = piece_schema(pa.schema([table.schema.field(name) for name in scalars]))
-    return pa.table([values[name] if name in values else table[name] for name in schema.names], schema=schema), copies
+    return pa.table(values | {f"class_{name}": table[name] for name in classes}), found
 
 
-def _copies(table: pa.Table, kept: Sequence[int], members: int) -> tuple[Copies, Int, Int]:
-    """The runs of neighbouring members that stay, JSON included; where each member lies in the new sample, and its size."""
+def _copies(table: pa.Table, kept: Sequence[int], members: int) -> Copies:
+    """The runs of neighbouring members that stay, JSON included."""
     start, size = (_matrix(table[name], members + 1) for name in ("member_offset", "member_nbytes"))
     stay = [*kept, members]
     firsts = [place for place in stay if place == 0 or place - 1 not in stay]
     lasts = [place for place in stay if place + 1 not in stay]
     begin = start[:, firsts] - BLOCK
     nbytes = start[:, lasts] + size[:, lasts] + -size[:, lasts] % BLOCK - begin
-    shift = np.cumsum(nbytes, axis=1) - nbytes - begin
-    run = np.searchsorted(firsts, stay, side="right") - 1
-    source, offset = table["source"].to_numpy().astype(np.int64), table["offset"].to_numpy()
-    return Copies(source, offset[:, None] + begin, nbytes), start[:, stay] + shift[:, run], size[:, stay]
+    return Copies(table["source"].to_numpy().astype(np.int64), table["offset"].to_numpy()[:, None] + begin, nbytes)
 
 
 def _matrix(column: pa.ChunkedArray, width: int) -> Int:
@@ -153,10 +147,6 @@ def _matrix(column: pa.ChunkedArray, width: int) -> Int:
             "the index does not have as many members as the manifest", members=width, hint="mmu verify tells more"
         )
     return np.asarray(values.reshape(-1, width), np.int64)
-
-
-def _lists(rows: Int, values: Int) -> pa.ListArray:
-    return pa.ListArray.from_arrays(pa.array(rows * values.shape[1], pa.int32()), pa.array(values.ravel()))
 
 
 def ranks(column: pa.ChunkedArray) -> Int:

@@ -1,36 +1,37 @@
-"""The index of a set -> the rows of each shard, shard after shard."""
+"""A shard of a set -> its rows of the index, from the file beside it."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator, Mapping
-from itertools import groupby
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmu_pipeline.shards.index import INDEX_PATH
+from mmu_pipeline.shards.index import shard_index_path
 from mmu_pipeline.storage import Root
 
 ROW_COLUMNS = ("key", "offset", "nbytes", "digest", "member_offset", "member_nbytes")
-ROWS_HELD = 2_000_000
-"""Rows that are held at a time: the index is read once for so many samples."""
+PLACE_COLUMNS = ("offset", "nbytes", "digest", "member_offset", "member_nbytes")
+_ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
-def rows_of_shard(root: Root, name: str) -> pa.Table:
-    """The rows of one shard, in sky order: for work that is dealt out shard by shard."""
-    return root.read_table(INDEX_PATH, columns=list(ROW_COLUMNS), filters=pc.field("shard") == name)
+def shard_rows(root: Root, name: str, columns: tuple[str, ...] = ROW_COLUMNS) -> tuple[pa.Table | None, list[str]]:
+    """The rows of one shard, in sky order; None, and what is wrong, if they cannot be read."""
+    path = shard_index_path(name)
+    try:
+        return root.read_table(path, columns=list(columns)), []
+    except FileNotFoundError:
+        return None, [f"{path}: is missing"]
+    except (OSError, pa.ArrowException) as error:
+        return None, [f"{path}: cannot be read: {str(error).splitlines()[0]}"]
 
 
-def rows_by_shard(
-    root: Root, manifest: Mapping[str, Any], columns: tuple[str, ...] = ROW_COLUMNS
-) -> Iterator[tuple[str, pa.Table]]:
-    """Name of each shard of the set at `root`, and its rows of the index, in sky order."""
-    shards = [shard for part in manifest["splits"].values() for shard in part["shards"]]
-    group = np.cumsum([shard["samples"] for shard in shards]) // ROWS_HELD
-    for _, part in groupby(zip(group, shards, strict=True), key=lambda pair: pair[0]):
-        names = [shard["name"] for _, shard in part]
-        rows = root.read_table(INDEX_PATH, columns=["shard", *columns], filters=pc.field("shard").isin(names))
-        for name in names:
-            yield name, rows.filter(pc.equal(rows["shard"], name))
+def place_sum(rows: pa.Table | pa.RecordBatch) -> int:
+    """A sum over rows that does not depend on their order: of the digest of each, mixed with where its members lie."""
+    mixed = np.zeros(len(rows), np.uint64)
+    for name in PLACE_COLUMNS:
+        column = rows[name]
+        values = (pc.list_flatten(column) if pa.types.is_list(column.type) else column).to_numpy().astype(np.uint64)
+        width = len(values) // max(len(rows), 1)
+        for part in values[: width * len(rows)].reshape(len(rows), width).T:
+            mixed = (mixed ^ part) * _ODD
+    return int(np.sum(mixed, dtype=np.uint64))

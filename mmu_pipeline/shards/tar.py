@@ -25,17 +25,19 @@ WRITTEN = pa.schema(
         pa.field("key", pa.string(), nullable=False),
         pa.field("offset", pa.int64(), nullable=False),
         pa.field("nbytes", pa.int64(), nullable=False),
-        pa.field("digest", pa.binary(16), nullable=False),
+        pa.field("digest", pa.uint64(), nullable=False),
         pa.field("member_offset", pa.list_(pa.int64()), nullable=False),
         pa.field("member_nbytes", pa.list_(pa.int64()), nullable=False),
     ]
 )
-"""Where a sample lies in its tar. `digest` is xxh3-128 (big-endian) of its `nbytes` bytes from `offset`, headers and
+"""Where a sample lies in its tar. `digest` is xxh3-64 of its `nbytes` bytes from `offset`, headers and
 padding included: they hold no position, so a sample keeps its digest in whichever tar it lies. `member_offset` is the
 start of each member's content relative to `offset`; members stand in declared order, the JSON last."""
 
 Bytes = Any
 """Whatever has the buffer protocol and is contiguous: bytes, an array."""
+Digest = Any
+"""What is fed by `update`: of hashlib or xxhash."""
 
 IOV_MAX = 1024
 BATCH_BUFFERS = 1000
@@ -53,7 +55,7 @@ def write_samples(file: BinaryIO, samples: Iterable[Sample]) -> pa.Table:
     """
     keys: list[str] = []
     nbytes: list[int] = []
-    digests: list[bytes] = []
+    digests: list[int] = []
     member_offset: list[int] = []
     member_nbytes: list[int] = []
     members: list[int] = [0]
@@ -62,22 +64,22 @@ def write_samples(file: BinaryIO, samples: Iterable[Sample]) -> pa.Table:
     pending = 0
     for sample in samples:
         buffers, size = _encode(sample, member_offset, member_nbytes)
-        digest = xxhash.xxh3_128()
+        digest = xxhash.xxh3_64()
         for buffer in buffers:
             digest.update(buffer)
         keys.append(sample.key)
         nbytes.append(size)
-        digests.append(digest.digest())
+        digests.append(digest.intdigest())
         members.append(len(member_offset))
         batch += buffers
         pending += size
         if pending >= BATCH_BYTES or len(batch) >= BATCH_BUFFERS:
-            write(batch)
+            write(batch, pending)
             batch, pending = [], 0
-    write([*batch, END_OF_ARCHIVE])
+    write([*batch, END_OF_ARCHIVE], pending + len(END_OF_ARCHIVE))
     offset = np.cumsum([0, *nbytes], dtype=np.int64)[:-1]
     lists = [_lists(members, values) for values in (member_offset, member_nbytes)]
-    return pa.table([keys, offset, nbytes, pa.array(digests, pa.binary(16)), *lists], schema=WRITTEN)
+    return pa.table([keys, offset, nbytes, pa.array(digests, pa.uint64()), *lists], schema=WRITTEN)
 
 
 def _lists(bounds: list[int], values: list[int]) -> pa.ListArray:
@@ -110,65 +112,68 @@ def _encode(sample: Sample, member_offset: list[int], member_nbytes: list[int]) 
     return buffers, position + form.nbytes + len(form.tail)
 
 
-def _writer(file: BinaryIO) -> Callable[[Sequence[Bytes]], None]:
-    """A function that appends buffers to a file: straight to the kernel where it is a file of the operating system."""
+def _writer(file: BinaryIO) -> Callable[[Sequence[Bytes], int], None]:
+    """A function that appends buffers, of so many bytes together, to a file: straight to the kernel where it is one of the
+    operating system."""
     try:
         descriptor = file.fileno()
     except (AttributeError, io.UnsupportedOperation):
-        return file.writelines
+        return lambda buffers, nbytes: file.writelines(buffers)
     file.flush()
 
-    def write(buffers: Sequence[Bytes]) -> None:
-        for first in range(0, len(buffers), IOV_MAX):
-            left = list(buffers[first : first + IOV_MAX])
-            while left:
-                done = os.writev(descriptor, left)
-                while left and done >= memoryview(left[0]).nbytes:
-                    done -= memoryview(left.pop(0)).nbytes
-                if left:
-                    left[0] = memoryview(left[0]).cast("B")[done:]
+    def write(buffers: Sequence[Bytes], nbytes: int) -> None:
+        done = os.writev(descriptor, buffers[:IOV_MAX])
+        if done < nbytes:
+            rest(buffers, done)
+
+    def rest(buffers: Sequence[Bytes], done: int) -> None:
+        """What a call did not take: the kernel may stop anywhere."""
+        left = [memoryview(buffer).cast("B") for buffer in buffers if memoryview(buffer).nbytes]
+        while left:
+            while left and done >= left[0].nbytes:
+                done -= left.pop(0).nbytes
+            if left:
+                left[0] = left[0][done:]
+                done = os.writev(descriptor, left[:IOV_MAX])
 
     return write
 
 
 @dataclass(frozen=True)
 class Ranges:
-    """Byte ranges of pieces, in the order in which they make a shard. Three int64 arrays of shape (n,)."""
+    """Byte ranges of tars, in the order in which they make a shard. Three int64 arrays of shape (n,)."""
 
     piece: Int
-    """Which piece, as a place in a list of paths."""
+    """Which tar, as a place in a list of paths."""
     offset: Int
     nbytes: Int
 
 
-def copy_ranges(file: BinaryIO, fs: fsspec.AbstractFileSystem, paths: Sequence[str], ranges: Ranges) -> str:
-    """Write a whole shard from ranges of the pieces at `paths`, its end included. Returns its xxh3-128 in hexadecimal.
+def copied(
+    file: BinaryIO, fs: fsspec.AbstractFileSystem, paths: Sequence[str], ranges: Ranges, runs: int, sums: Sequence[Digest]
+) -> Iterator[Bytes]:
+    """Write a whole shard from ranges of the tars at `paths`, its end included, and give each sample's bytes as it goes.
 
-    Pieces on a local filesystem are read range by range into one buffer that stays in the processor's cache until it is
-    written; elsewhere ranges are fetched in batches. Raises BrokenArtefact if a piece is shorter than a range says.
+    Every `runs` ranges are a sample; its bytes are overwritten by the next. `sums` are fed with all that is written. Ranges on
+    a local filesystem are read into one buffer that stays in the processor's cache until it is written; elsewhere they are
+    fetched in batches. Raises BrokenArtefact if a tar is shorter than a range says.
     """
-    return copy_samples(file, fs, paths, ranges, np.zeros(1, np.int64))[0]
-
-
-def copy_samples(
-    file: BinaryIO, fs: fsspec.AbstractFileSystem, paths: Sequence[str], ranges: Ranges, bounds: Int
-) -> tuple[str, list[bytes]]:
-    """As copy_ranges, with the digest of each sample: sample k is the ranges `bounds[k]:bounds[k + 1]`. `bounds` ends with the
-    number of ranges, or is one 0: then no sample is looked at."""
-    whole, sample, digests = xxhash.xxh3_128(), xxhash.xxh3_128(), list[bytes]()
-    last_of_sample = np.isin(np.arange(1, len(ranges.nbytes) + 1), bounds[1:]).tolist()
     contents = _read(paths, ranges) if isinstance(fs, LocalFileSystem) else _fetched(fs, paths, ranges)
-    for content, last in zip(contents, last_of_sample, strict=True):
-        whole.update(content)
+    held: list[bytes] = []
+    for number, content in enumerate(contents, 1):
+        for total in sums:
+            total.update(content)
         file.write(content)
-        if len(bounds) > 1:
-            sample.update(content)
-            if last:
-                digests.append(sample.digest())
-                sample.reset()
-    whole.update(END_OF_ARCHIVE)
+        if runs == 1:
+            yield content
+            continue
+        held.append(bytes(content))
+        if number % runs == 0:
+            yield b"".join(held)
+            held = []
+    for total in sums:
+        total.update(END_OF_ARCHIVE)
     file.write(END_OF_ARCHIVE)
-    return whole.hexdigest(), digests
 
 
 def _fetched(fs: fsspec.AbstractFileSystem, paths: Sequence[str], ranges: Ranges) -> Iterator[Bytes]:

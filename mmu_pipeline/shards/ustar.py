@@ -15,6 +15,8 @@ from mmu_pipeline.fields import ENCODED, PICTURE, Array
 BLOCK = 512
 END_OF_ARCHIVE = bytes(2 * BLOCK)
 NAME_BYTES = 100
+SIZE = slice(124, 135)
+"""Where a header has the size of its member, in octal."""
 MEMBER_NAME = re.compile(rb"[A-Za-z0-9_-]+(\.[a-z][a-z0-9_]*){0,2}\.(npy|json|jpg)")
 LARGEST_MEMBER = 8**11 - 1
 
@@ -137,7 +139,7 @@ def read_header(tar: memoryview, offset: int, file: str) -> Member | None:
         if bytes(tar[offset:]) != END_OF_ARCHIVE:
             raise BrokenArtefact("the tar does not end with two blocks of zeros", file=file, offset=offset)
         return None
-    name, size, checksum = block[:NAME_BYTES].rstrip(b"\0"), block[124:135], block[148:154]
+    name, size, checksum = block[:NAME_BYTES].rstrip(b"\0"), block[SIZE], block[148:154]
     if not (size.isdigit() and checksum.isdigit()) or int(checksum, 8) != sum(block) - sum(block[148:156]) + sum(_NO_CHECKSUM):
         raise BrokenArtefact("the checksum of a tar header does not fit", file=file, offset=offset)
     if not MEMBER_NAME.fullmatch(name):

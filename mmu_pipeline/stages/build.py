@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from mmu_pipeline.catalog import Recipe, Survey
 from mmu_pipeline.storage import Receipt, Root
@@ -87,4 +88,12 @@ class Outcome:
     status: Literal["done", "reused", "set_aside"]
     receipt: Receipt
     attempts: int = 1
-    facts: dict[str, object] = field(default_factory=dict)
+
+
+Deal = Callable[[Callable[[Unit, Any], Outcome], Any, Sequence[Unit]], Iterable[Outcome]]
+"""Runs a function of a unit and of what all units have in common (which has a `root`) for each unit: here, or on a cluster."""
+
+
+def in_turn(run: Callable[[Unit, Any], Outcome], job: Any, units: Sequence[Unit]) -> Iterator[Outcome]:
+    """One unit after the other, in this process."""
+    return (run(unit, job) for unit in units)

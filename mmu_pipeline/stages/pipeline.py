@@ -93,19 +93,19 @@ def units_of(stage: str, build: Build) -> list[Unit]:
     }[stage](build)
 
 
-def finish_stage(stage: str, build: Build, finished: Sequence[Unit]) -> None:
+def finish_stage(stage: str, build: Build, outcomes: Sequence[Outcome]) -> None:
     """Write what belongs to a stage as a whole: the list of its units, catalog metadata, the plan of the shards."""
-    units = sample_units(build) if stage == "samples" else finished
+    units = sample_units(build) if stage == "samples" else [outcome.unit for outcome in outcomes]
     names = sorted(unit.name for unit in units)
     build.root.write_json(stage_list(build, stage), names)
     if stage == "scan":
-        write_listing(build, units)
+        write_listing(build, (outcome.unit for outcome in outcomes))
     elif stage == "objects":
         describe_objects(build, stage_receipts(build, stage))
     elif stage == "match":
         describe_matches(build, stage_receipts(build, stage), match.match_rule(build))
     elif stage == "samples":
-        shards.write_plan(build, read_receipts(build, "samples", names) if finished else [], units)
+        shards.write_plan(build, read_receipts(build, "samples", names) if outcomes else [], units)
 
 
 def _scan_units(build: Build) -> list[Unit]:

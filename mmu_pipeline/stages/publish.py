@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mmu_pipeline.errors import BrokenArtefact
-from mmu_pipeline.shards.index import write_index
-from mmu_pipeline.shards.manifest import MANIFEST_PATH, Account, Provenance, manifest_of
+from mmu_pipeline.shards.manifest import MANIFEST_PATH, Account, Provenance, ShardFile, manifest_of
 from mmu_pipeline.shards.narrow import add_losses
-from mmu_pipeline.stages.build import STAGES, Build
+from mmu_pipeline.stages.build import STAGES, Build, Deal, in_turn
 from mmu_pipeline.stages.quality import quality_of
 from mmu_pipeline.stages.receipts import set_aside_of, stage_receipts
-from mmu_pipeline.stages.seal import point_to, seal, shard_files
-from mmu_pipeline.stages.shards import aside_folder, plan_of, plan_path
+from mmu_pipeline.stages.seal import point_to, seal, set_facts
+from mmu_pipeline.stages.shards import aside_folder, plan_path
 from mmu_pipeline.storage import Receipt, latest_path, shard_folder
 
 
@@ -31,10 +30,11 @@ class Published:
     """stage, unit and reason of whatever is not whole in this build."""
 
 
-def publish(build: Build, keep_samples: bool = False) -> Published:
+def publish(build: Build, keep_samples: bool = False, deal: Deal = in_turn) -> Published:
     """Seal, check and publish the shards of a build whose stages are all finished.
 
-    `keep_samples` leaves the encoded samples of its cells where they are, for the next build of this recipe.
+    `keep_samples` leaves the encoded samples of its cells where they are, for the next build of this recipe. `deal` runs the
+    checks of single shards.
 
     Raises BrokenArtefact if nothing came out of the build, a shard is missing, or the check finds a problem: then readers still
     see the version before.
@@ -46,7 +46,7 @@ def publish(build: Build, keep_samples: bool = False) -> Published:
     set_aside = set_aside_of(receipt for found in receipts.values() for receipt in found)
     reused = build.root.exists(f"{folder}/{MANIFEST_PATH}")
     if not reused:
-        _seal(build, plan, receipts, set_aside)
+        _seal(build, plan, receipts, set_aside, deal)
     point_to(build.root, latest_path(build.recipe.name), version)
     if not set_aside and not keep_samples:
         build.root.remove(f"pieces/samples/{build.recipe.name}", recursive=True)
@@ -55,26 +55,25 @@ def publish(build: Build, keep_samples: bool = False) -> Published:
     return Published(version, build.root.at(folder).url, samples, reused, tuple(set_aside))
 
 
-def _seal(build: Build, plan: dict[str, Any], receipts: dict[str, list[Receipt]], set_aside: list[dict[str, str]]) -> None:
+def _seal(
+    build: Build, plan: dict[str, Any], receipts: dict[str, list[Receipt]], set_aside: list[dict[str, str]], deal: Deal
+) -> None:
     """Write all but the shards into the version's folder aside, check the whole from the outside, move it to its place."""
     aside = aside_folder(build, plan["version"])
     build.root.sweep()
     if not plan["shards"]:
         raise BrokenArtefact("no sample came out of this build", recipe=build.recipe.name,
                              hint="`mmu status` says what was set aside or left out, and why")  # fmt: skip
-    digests = {
-        receipt.unit.split("/")[-1]: receipt.facts.get("digest") for receipt in receipts["shards"] if receipt.status == "done"
-    }
-    if missing := [shard["name"] for shard in plan["shards"] if digests.get(shard["name"]) is None]:
+    made = {r.unit.split("/")[-1]: ShardFile(**r.facts) for r in receipts["shards"] if r.status == "done"}
+    if missing := [shard["name"] for shard in plan["shards"] if shard["name"] not in made]:
         raise BrokenArtefact(
             "shards could not be written", shards=", ".join(missing), hint="run again: it goes on where it stopped"
         )
-    dealt = plan_of(build, plan["pieces"])
-    index = write_index(build.root, aside, [f"pieces/samples/{name}.parquet" for name in plan["pieces"]], dealt)
-    shards = shard_files(build.root, aside, dealt, [str(digests[name]) for name in dealt.names], build.recipe.shards.sha256)
+    shards = [made[shard["name"]] for shard in plan["shards"]]
+    files = set_facts(build.root, aside, build.recipe.name, plan["version"], shards)
     account = replace(_account(receipts, plan["skipped"], set_aside), matches=quality_of(build, receipts["match"]))
-    manifest = manifest_of(build.recipe, plan["version"], shards, index, _provenance(build, receipts), account)
-    seal(build.root, aside, shard_folder(build.recipe.name, plan["version"]), dealt, manifest)
+    manifest = manifest_of(build.recipe, files, _provenance(build, receipts), account)
+    seal(build.root, aside, shard_folder(build.recipe.name, plan["version"]), manifest, deal)
 
 
 def _provenance(build: Build, receipts: dict[str, list[Receipt]]) -> list[Provenance]:

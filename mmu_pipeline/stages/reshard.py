@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from mmu_pipeline.catalog import ShardRule, SplitRule
 from mmu_pipeline.errors import BadInput, BrokenArtefact
 from mmu_pipeline.expressions import parse_where
-from mmu_pipeline.shards.index import piece_sizes, repeated_keys, write_index
+from mmu_pipeline.shards.copy import Rows, copies, make_shard
+from mmu_pipeline.shards.index import piece_sizes, repeated_keys, shard_index_path
 from mmu_pipeline.shards.inherit import inherited
-from mmu_pipeline.shards.manifest import MANIFEST_PATH, facts_of_set
-from mmu_pipeline.shards.merge import Parent, in_sky_order, open_parents, shard_places
+from mmu_pipeline.shards.manifest import MANIFEST_PATH, ShardFile, scalar_type
 from mmu_pipeline.shards.opened import LATEST
-from mmu_pipeline.shards.plan import ShardPlan, plan_shards, without
+from mmu_pipeline.shards.parents import Parent, open_parents, rows_of, shard_places
+from mmu_pipeline.shards.plan import PieceSizes, ShardPlan, plan_shards, without
 from mmu_pipeline.shards.regions import Cone, Moc, Region, read_moc
 from mmu_pipeline.shards.reshape import Copies, ReshardRule, as_piece, beyond, chosen, kept_members, ranks
 from mmu_pipeline.shards.splits import check_guard
-from mmu_pipeline.shards.tar import Ranges, copy_samples
-from mmu_pipeline.stages.build import Outcome, Unit
+from mmu_pipeline.sky import Int
+from mmu_pipeline.stages.build import Deal, Outcome, Unit, in_turn
 from mmu_pipeline.stages.publish import Published
-from mmu_pipeline.stages.seal import point_to, seal, shard_files
+from mmu_pipeline.stages.seal import point_to, seal, set_facts
 from mmu_pipeline.storage import Receipt, Root, fingerprint, valid_receipt, write_receipt
 
 PLAN = "plan.json"
@@ -75,6 +75,14 @@ class Reshard:
     def members(self) -> list[int]:
         """Places of the members that stay."""
         return kept_members(self.rule.members, self.parents[0].manifest["members"])
+
+    @property
+    def rows(self) -> Rows:
+        """What the index says of the samples."""
+        first = self.parents[0].manifest
+        members = tuple(first["members"][place]["name"] for place in self.members)
+        scalars = pa.schema([(scalar["name"], scalar_type(scalar)) for scalar in first["scalars"]])
+        return Rows(members, scalars, first["surveys"][0]["name"], self.split)
 
     @property
     def keeps_all(self) -> bool:
@@ -146,31 +154,24 @@ def run_unit(unit: Unit, job: Reshard) -> Outcome:
     if known is not None:
         return Outcome(unit, "reused", known)
     fs, paths = shard_places(job.parents)
-    table = job.root.read_table(f"ranges/{unit.name}.parquet")
-    ranges = Ranges(*(table[name].to_numpy().astype(np.int64) for name in ("piece", "offset", "nbytes")))
-    runs = job.root.read_json(PLAN)["runs"]
-    shard, digests = f"{SET}/{unit.name}", f"digests/{unit.name}"
-    bounds = np.zeros(1, np.int64) if job.keeps_all else np.arange(0, len(table) + 1, runs)
-    with job.root.writing(shard) as file:
-        digest, found = copy_samples(file, fs, paths, ranges, bounds)
-    if found:
-        job.root.write_bytes(digests, b"".join(found))
-    samples = len(table) // runs
+    wanted = job.root.read_table(f"ranges/{unit.name}.parquet")
+    made = make_shard(job.root, SET, unit.name, fs, paths, wanted, job.rows, job.shards.sha256)
+    outputs = [f"{SET}/{path}" for path in (unit.name, shard_index_path(unit.name))]
     receipt = Receipt(
-        stage=unit.stage, unit=unit.name, fingerprint=unit.fingerprint, rows_in=samples, rows_out=samples,
-        outputs={path: job.root.size(path) or 0 for path in ((shard, digests) if found else (shard,))}, facts={"digest": digest},
+        stage=unit.stage, unit=unit.name, fingerprint=unit.fingerprint, rows_in=len(wanted), rows_out=len(wanted),
+        outputs={path: job.root.size(path) or 0 for path in outputs}, facts=asdict(made),
     )  # fmt: skip
     return Outcome(unit, "done", write_receipt(job.root, receipt))
 
 
-def publish_reshard(job: Reshard) -> Published:
-    """Seal, check and publish the new version, all of whose shards are there.
+def publish_reshard(job: Reshard, deal: Deal = in_turn) -> Published:
+    """Seal, check and publish the new version, all of whose shards are there. `deal` runs the checks of single shards.
 
     Raises BrokenArtefact if a shard is missing, a sample is not what its index said, or the check finds a problem.
     """
     reused = is_published(job)
     if not reused:
-        _seal(job)
+        _seal(job, deal)
     point_to(job.out, LATEST, job.version)
     job.out.remove(job.work, recursive=True)
     samples = job.out.read_json(f"{job.version}/{MANIFEST_PATH}")["samples"]
@@ -178,45 +179,45 @@ def publish_reshard(job: Reshard) -> Published:
 
 
 def _write_plan(job: Reshard) -> None:
-    """Choose the samples, and write what the new index and each shard are made from."""
+    """Choose the samples, and write what each shard is copied from."""
     parents, rule = job.parents, job.rule
-    first = parents[0].manifest
+    members = len(parents[0].manifest["members"])
+    classes = [column for column in (rule.balance, rule.limit_per_class[0] if rule.limit_per_class else None) if column]
     skipped: Counter[str] = Counter()
-    copies: list[Copies] = []
+    found: list[Copies] = []
     pieces: list[str] = []
-    for table in in_sky_order(parents):
+    for table in rows_of(parents):
         rows, left = chosen(table, rule, job.regions, parents[0].columns)
         skipped.update(left)
         if len(rows):
-            scalars = [scalar["name"] for scalar in first["scalars"]]
-            piece, copied = as_piece(rows, rule.split, job.shards.seed, job.members, len(first["members"]), scalars)
-            copies.append(copied)
+            piece, copied = as_piece(rows, rule.split, job.shards.seed, job.members, members, list(dict.fromkeys(classes)))
+            found.append(copied)
             pieces.append(f"rows/{len(pieces):06d}.parquet")
             job.root.write_table(pieces[-1], piece)
-    if not copies:
+    if not found:
         raise BadInput("no sample is left", **{reason.replace(" ", "_"): count for reason, count in skipped.items()},
                        hint="ask for less")  # fmt: skip
-    source, offset, nbytes = (np.concatenate([getattr(part, name) for part in copies]) for name in ("source", "offset", "nbytes"))
-    _refuse_repeated(job, pieces, source)
-    plan, limited = _dealt(job, pieces)
+    source, offset, nbytes = (np.concatenate([getattr(part, name) for part in found]) for name in ("source", "offset", "nbytes"))
+    sizes = [piece_sizes(job.root, path) for path in pieces]
+    _refuse_repeated(job, pieces, sizes, source)
+    plan, limited = _dealt(job, pieces, sizes)
     if limited:
         skipped["over limit_per_class"] = limited
-    runs = nbytes.shape[1]
+    digests = np.concatenate([piece.digest for piece in sizes if piece.digest is not None])
+    shards = []
     for number, name in enumerate(plan.names):
         rows = plan.samples(number)
-        columns = {"piece": np.repeat(source[rows], runs), "offset": offset[rows].ravel(), "nbytes": nbytes[rows].ravel()}
-        job.root.write_table(f"ranges/{name}.parquet", pa.table(columns))
-    shards = [
-        {"name": name, "samples": len(plan.samples(number)), "nbytes": int(plan.sample_offsets(number)[-1])}
-        for number, name in enumerate(plan.names)
-    ]
-    left_out = {reason: count for reason, count in skipped.items() if count}
-    job.root.write_json(PLAN, {"pieces": pieces, "runs": runs, "shards": shards, "skipped": left_out})
+        expected = digests[rows] if job.keeps_all else None
+        table = copies(source[rows], offset[rows], nbytes[rows], plan.is_repeat(number), expected)
+        job.root.write_table(f"ranges/{name}.parquet", table)
+        shards.append({"name": name, "samples": len(rows), "nbytes": int(nbytes[rows].sum())})
+    job.root.remove("rows", recursive=True)
+    job.root.write_json(PLAN, {"shards": shards, "skipped": {reason: count for reason, count in skipped.items() if count}})
 
 
-def _refuse_repeated(job: Reshard, pieces: Sequence[str], source: npt.NDArray[np.int64]) -> None:
+def _refuse_repeated(job: Reshard, pieces: Sequence[str], sizes: Sequence[PieceSizes], source: Int) -> None:
     """Raise BadInput if two samples have the same key."""
-    found = repeated_keys(job.root, pieces, [piece_sizes(job.root, path) for path in pieces])
+    found = repeated_keys(job.root, pieces, sizes)
     if found:
         row, key, earlier = found[0]
         _, places = shard_places(job.parents)
@@ -229,10 +230,9 @@ def _refuse_repeated(job: Reshard, pieces: Sequence[str], source: npt.NDArray[np
         )
 
 
-def _dealt(job: Reshard, pieces: Sequence[str]) -> tuple[ShardPlan, int]:
+def _dealt(job: Reshard, pieces: Sequence[str], sizes: Sequence[PieceSizes]) -> tuple[ShardPlan, int]:
     """The plan of the new shards, and how many samples a limit leaves out of it."""
-    sizes = [piece_sizes(job.root, path) for path in pieces]
-    left: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+    left: Int = np.zeros(0, np.int64)
     if job.rule.limit_per_class is not None:
         column, limit = job.rule.limit_per_class
         left = beyond(limit, ranks(_column(job, pieces, column)), np.concatenate([piece.order for piece in sizes]))
@@ -241,29 +241,21 @@ def _dealt(job: Reshard, pieces: Sequence[str]) -> tuple[ShardPlan, int]:
 
 
 def _column(job: Reshard, pieces: Iterable[str], name: str) -> pa.ChunkedArray:
-    return pa.concat_tables([job.root.read_table(path, columns=[name]) for path in pieces])[name]
+    column = f"class_{name}"
+    return pa.concat_tables([job.root.read_table(path, columns=[column]) for path in pieces])[column]
 
 
-def _seal(job: Reshard) -> None:
+def _seal(job: Reshard, deal: Deal) -> None:
     plan = job.root.read_json(PLAN)
-    dealt, _ = _dealt(job, plan["pieces"])
     receipts = {unit.name: valid_receipt(job.root, unit.stage, unit.name, unit.fingerprint) for unit in units(job)}
     if missing := [name for name, receipt in receipts.items() if receipt is None]:
         raise BrokenArtefact("shards are missing", shards=", ".join(missing), hint="run again: it goes on where it stopped")
-    index = write_index(job.root, SET, plan["pieces"], dealt, None if job.keeps_all else _digests(job, dealt))
-    digests = [str(receipt.facts["digest"]) for receipt in receipts.values() if receipt]
-    shards = shard_files(job.root, SET, dealt, digests, job.shards.sha256)
+    shards = [ShardFile(**receipt.facts) for receipt in receipts.values() if receipt]
     rule = job.rule.model_dump(mode="json", exclude_none=True)
     if job.moc is not None:
         rule["moc"] = {"ranges": len(job.moc.ranges), "fingerprint": fingerprint(job.moc)}
-    new = facts_of_set(job.version, shards, index) | {"name": job.name, "rule": rule, "left_out": plan["skipped"]}
+    aside = f"{job.work}/{SET}"
+    new = set_facts(job.out, aside, job.name, job.version, shards)
+    new |= {"name": job.name, "rule": rule, "left_out": plan["skipped"]}
     manifest = inherited([parent.manifest for parent in job.parents], new, job.members, job.split, job.shards)
-    seal(job.out, f"{job.work}/{SET}", job.version, dealt, manifest)
-
-
-def _digests(job: Reshard, plan: ShardPlan) -> npt.NDArray[np.void]:
-    """The digest of each sample that was copied, for the samples of the plan. Shape (n,), 16 bytes each."""
-    digests = np.zeros(len(plan.shard), "V16")
-    for number, name in enumerate(plan.names):
-        digests[plan.samples(number)] = np.frombuffer(job.root.read_bytes(f"digests/{name}"), "V16")
-    return digests
+    seal(job.out, aside, job.version, manifest, deal)

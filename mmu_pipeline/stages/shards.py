@@ -1,16 +1,18 @@
-"""Encoded samples of all cells to the shards of a version, in training order; then its index, and its publication."""
+"""Encoded samples of all cells to the shards of a version, in training order, each with its rows of the index."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import numpy as np
 import pyarrow as pa
 
-from mmu_pipeline.shards.index import piece_sizes, repeated_keys
+from mmu_pipeline.shards.copy import Rows, copies, make_shard
+from mmu_pipeline.shards.index import piece_sizes, repeated_keys, shard_index_path
 from mmu_pipeline.shards.manifest import MANIFEST_PATH
-from mmu_pipeline.shards.plan import ShardPlan, plan_shards, without
-from mmu_pipeline.shards.tar import Ranges, copy_ranges
+from mmu_pipeline.shards.plan import plan_shards, without
+from mmu_pipeline.shards.schema import sample_members, sample_scalars
 from mmu_pipeline.stages.build import Build, Unit
 from mmu_pipeline.storage import Receipt, fingerprint, shard_folder
 
@@ -48,34 +50,23 @@ def write_plan(build: Build, receipts: Sequence[Receipt], planned: Sequence[Unit
         return
     pieces = [receipt for receipt in receipts if receipt.status == "done" and receipt.rows_out]
     pieces.sort(key=lambda receipt: int(receipt.unit.split("/")[1]))
-    plan, left_out = _plan(build, [receipt.unit for receipt in pieces])
+    paths = [f"pieces/samples/{receipt.unit}.parquet" for receipt in pieces]
+    sizes = [piece_sizes(build.root, path) for path in paths]
+    later = [number for number, _, _ in repeated_keys(build.root, paths, sizes)]
+    plan, left_out = plan_shards(without(sizes, later), build.recipe.shards), len(later)
+    digests = np.concatenate([np.zeros(0, np.uint64), *(piece.digest for piece in sizes if piece.digest is not None)])
     version = version_of(build, [(receipt.unit, receipt.fingerprint) for receipt in pieces])
+    shards = []
     for number, name in enumerate(plan.names):
-        ranges = plan.ranges(number)
-        columns = {"piece": ranges.piece, "offset": ranges.offset, "nbytes": ranges.nbytes}
-        build.root.write_table(f"pieces/plan/{build.recipe.name}/{version}/{name}.parquet", pa.table(columns))
-    shards = [
-        {"name": name, "samples": len(plan.samples(number)), "nbytes": int(plan.sample_offsets(number)[-1])}
-        for number, name in enumerate(plan.names)
-    ]
+        rows, ranges = plan.samples(number), plan.ranges(number)
+        table = copies(ranges.piece, ranges.offset[:, None], ranges.nbytes[:, None], plan.is_repeat(number), digests[rows])
+        build.root.write_table(f"pieces/plan/{build.recipe.name}/{version}/{name}.parquet", table)
+        shards.append({"name": name, "samples": len(rows), "nbytes": int(ranges.nbytes.sum())})
     skipped = {SAME_KEY: left_out} if left_out else {}
     build.root.write_json(
         plan_path(build),
         {"version": version, "pieces": [receipt.unit for receipt in pieces], "shards": shards, "skipped": skipped},
     )
-
-
-def plan_of(build: Build, pieces: Sequence[str]) -> ShardPlan:
-    """The plan of some pieces, by unit name in sky order. Of samples with the same key only the first is dealt out."""
-    return _plan(build, pieces)[0]
-
-
-def _plan(build: Build, pieces: Sequence[str]) -> tuple[ShardPlan, int]:
-    """The plan, and how many samples it leaves out."""
-    paths = [f"pieces/samples/{name}.parquet" for name in pieces]
-    sizes = [piece_sizes(build.root, path) for path in paths]
-    later = [number for number, _, _ in repeated_keys(build.root, paths, sizes)]
-    return plan_shards(without(sizes, later), build.recipe.shards), len(later)
 
 
 def units(build: Build) -> list[Unit]:
@@ -91,15 +82,22 @@ def units(build: Build) -> list[Unit]:
 
 
 def run(unit: Unit, build: Build) -> Receipt:
-    """Copy the byte ranges of one shard from the pieces into the version's folder."""
+    """Copy the byte ranges of one shard from the pieces into the version's folder, with its rows of the index beside it."""
     _, version, name = unit.name.split("/")
-    ranges = build.root.read_table(f"pieces/plan/{unit.name}.parquet")
+    wanted = build.root.read_table(f"pieces/plan/{unit.name}.parquet")
     paths = [build.root.path(f"pieces/samples/{piece}.tar") for piece in unit.inputs]
-    target = f"{aside_folder(build, version)}/{name}"
-    with build.root.writing(target) as file:
-        columns = (ranges[column].to_numpy().astype(np.int64) for column in ("piece", "offset", "nbytes"))
-        digest = copy_ranges(file, build.root.fs, paths, Ranges(*columns))
+    folder = aside_folder(build, version)
+    made = make_shard(build.root, folder, name, build.root.fs, paths, wanted, rows_of(build), build.recipe.shards.sha256)
+    outputs = [f"{folder}/{path}" for path in (name, shard_index_path(name))]
     return Receipt(
-        stage="shards", unit=unit.name, fingerprint=unit.fingerprint, rows_in=len(ranges), rows_out=len(ranges),
-        outputs={target: build.root.size(target) or 0}, facts={"digest": digest},
+        stage="shards", unit=unit.name, fingerprint=unit.fingerprint, rows_in=len(wanted), rows_out=len(wanted),
+        outputs={path: build.root.size(path) or 0 for path in outputs}, facts=asdict(made),
     )  # fmt: skip
+
+
+def rows_of(build: Build) -> Rows:
+    """What the index says of the samples of a build."""
+    recipe = build.recipe
+    members = tuple(member.name for member in sample_members(recipe, build.surveys))
+    scalars = pa.schema([(scalar.name, scalar.type) for scalar in sample_scalars(recipe, build.surveys)])
+    return Rows(members, scalars, recipe.primary.survey, recipe.split)

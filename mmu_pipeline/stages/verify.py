@@ -5,21 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-import pyarrow as pa
 import yaml
 
 from mmu_pipeline.shards.card import CARD_PATH, front_matter
-from mmu_pipeline.shards.check_index import index_problems
+from mmu_pipeline.shards.check_index import catalog_problems, index_problems
 from mmu_pipeline.shards.check_shard import shard_problems, tar_index_problems
 from mmu_pipeline.shards.check_values import value_problems
-from mmu_pipeline.shards.index import DIGESTS
+from mmu_pipeline.shards.index import DIGESTS, INDEX_PATH
 from mmu_pipeline.shards.manifest import MANIFEST_PATH
 from mmu_pipeline.shards.opened import LATEST, locate, read_manifest
-from mmu_pipeline.shards.rows import rows_by_shard
+from mmu_pipeline.shards.rows import place_sum, shard_rows
 from mmu_pipeline.shards.side_files import side_files
-from mmu_pipeline.storage import Root
+from mmu_pipeline.stages.build import Deal, Outcome, Unit, in_turn
+from mmu_pipeline.storage import Receipt, Root
 
 VALUES_COMPARED = 200
 """Samples whose JSON is compared with the index, unless all are asked for."""
@@ -44,26 +45,45 @@ class Verification:
         return not self.problems
 
 
-def verify(url: str, progress: Callable[[int, int], None] | None = None, values: int | None = VALUES_COMPARED) -> Verification:
+@dataclass(frozen=True)
+class Check:
+    """A set whose shards are to be checked one by one. Small and picklable."""
+
+    root: Root
+    """Where the receipt of a check goes whose worker died."""
+    folder: Root
+
+
+def verify(
+    url: str,
+    progress: Callable[[int, int], None] | None = None,
+    values: int | None = VALUES_COMPARED,
+    deal: Deal = in_turn,
+    receipts: Root | None = None,
+) -> Verification:
     """Check the set in a folder: of one version, or of a recipe, where LATEST says which.
 
-    `progress` is called with the number of shards checked and of all. One shard is mapped at a time. The scalars of the index
-    are compared with the JSON of about `values` samples, None: of all. Raises BadInput if there is no set, or one of another
-    format.
+    `progress` is called with the number of shards checked and of all. The scalars of the index are compared with the JSON of
+    about `values` samples, None: of all. `deal` runs the checks of single shards, of which one at a time is mapped by each
+    worker; `receipts` is the root for its records. Raises BadInput if there is no set, or one of another format.
     """
     root = locate(url)
     manifest = read_manifest(root)
     shards = [shard for part in manifest["splits"].values() for shard in part["shards"]]
-    names = [shard["name"] for shard in shards]
-    of_index = _shown(index_problems(root, manifest))
-    problems = [*_folder_problems(root, manifest, names), *_parent_problems(manifest), *of_index]
-    try:
-        for number, (name, rows) in enumerate(rows_by_shard(root, manifest), 1):
-            problems += verify_shard(root, name, manifest, rows)
-            if progress is not None:
-                progress(number, len(names))
-    except (OSError, pa.ArrowException):  # the index cannot be read, which its own check has told
-        problems += [problem for name in names for problem in verify_shard(root, name, manifest, None)]
+    places: dict[str, int] = {}
+    of_index = _shown(index_problems(root, manifest, places))
+    problems = [*_folder_problems(root, manifest, [shard["name"] for shard in shards]), *_parent_problems(manifest), *of_index]
+    problems += catalog_problems(root, manifest)
+    units = [Unit("check", shard["name"], None, shard["nbytes"], (), manifest["version"]) for shard in shards]
+    found: dict[str, list[str]] = {}
+    for number, outcome in enumerate(deal(check_unit, Check(receipts or root, root), units), 1):
+        name, facts = outcome.unit.name, outcome.receipt.facts
+        found[name] = list(facts["problems"]) if facts else [f"{name}: could not be checked: {outcome.receipt.reason}"]
+        if places and facts and facts["places"] not in (None, places.get(name, 0)):
+            found[name].append(f"{INDEX_PATH}: its rows of {name} are not those beside that shard")
+        if progress is not None:
+            progress(number, len(units))
+    problems += [problem for unit in units for problem in found[unit.name]]
     if not of_index:
         problems += _shown(value_problems(root, manifest, values))
     problems += _side_problems(root, manifest)
@@ -71,13 +91,30 @@ def verify(url: str, progress: Callable[[int, int], None] | None = None, values:
     return Verification(root.url, manifest["version"], len(shards), samples, nbytes, tuple(problems))
 
 
-def verify_shard(root: Root, name: str, manifest: Mapping[str, Any], rows: pa.Table | None) -> list[str]:
-    """What is wrong with one shard and its indexes, so that shards can be checked in many places at a time.
+def check_unit(unit: Unit, job: Check) -> Outcome:
+    """What is wrong with one shard and what lies beside it, so that shards can be checked in many places at a time.
 
-    `rows` are its rows of the index, as `rows_of_shard` gives them; None if the index cannot be read.
+    The facts of the outcome are `problems`, and `places`: a sum over its rows that those of the set's index must give too.
     """
-    problems = _shown(shard_problems(root, name, manifest, rows))
-    return [*problems, *(tar_index_problems(root, name, manifest, rows) if rows is not None else ())]
+    manifest = _manifest(job.folder, unit.fingerprint, str(job.folder.fs.ukey(job.folder.path(MANIFEST_PATH))))
+    problems, places = verify_shard(job.folder, unit.name, manifest)
+    facts = {"problems": problems, "places": places}
+    return Outcome(unit, "done", Receipt(unit.stage, unit.name, unit.fingerprint, facts=facts))
+
+
+@lru_cache(maxsize=2)
+def _manifest(folder: Root, version: str, state: str) -> dict[str, Any]:
+    """The manifest of a version, read once by each worker. `state` changes with the file."""
+    return read_manifest(folder)
+
+
+def verify_shard(root: Root, name: str, manifest: Mapping[str, Any]) -> tuple[list[str], int | None]:
+    """What is wrong with one shard, its rows and its indexes; and the sum of its rows, None if they cannot be read."""
+    rows, wrong = shard_rows(root, name)
+    problems = [*wrong, *_shown(shard_problems(root, name, manifest, rows))]
+    if rows is None:
+        return problems, None
+    return [*problems, *tar_index_problems(root, name, manifest, rows)], place_sum(rows)
 
 
 def _shown(problems: Iterable[str]) -> list[str]:
@@ -95,7 +132,7 @@ def _parent_problems(manifest: Mapping[str, Any]) -> Iterator[str]:
     if there != expected:
         yield f"{MANIFEST_PATH}: holds {there} samples, its parents without what was left out {expected}"
     total = sum(int(parent["set_digest"], 16) for parent in parents) % DIGESTS
-    if not left_out and "members" not in manifest["rule"] and f"{total:032x}" != manifest["set_digest"]:
+    if not left_out and "members" not in manifest["rule"] and f"{total:016x}" != manifest["set_digest"]:
         yield f"{MANIFEST_PATH}: the digest of the set is not that of its parents, though nothing was left out"
 
 
