@@ -152,20 +152,30 @@ def plan(
     workers_per_node: Annotated[int, typer.Option(help="With --nodes: worker threads of each, a core each.")] = 16,
     network: Annotated[float, typer.Option(help="With --nodes: network of each, gigabytes a second.")] = 1.25,
     source_rate: Annotated[float, typer.Option(help="With --nodes: what the surveys' servers give in all, GB/s.")] = 1.25,
+    top: Annotated[int, typer.Option(min=0, help="How many of the best cells to show; --json gives all.")] = 10,
+    moc: Annotated[Path | None, typer.Option(help="Write the sky that all surveys share as a MOC: .fits or .json.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw the footprints on a map of the sky.")] = None,
     as_json: AsJson = False, debug: Debug = False,
 ) -> None:  # fmt: skip
-    """Show what a build would read, and with --nodes how long it would take. Nothing is downloaded or written."""
+    """Show what a build would read and find, cell by cell, and with --nodes how long it would take. No source file is read."""
+    from mmu_pipeline.plan_table import plan_table
     from mmu_pipeline.stages import overview, sizing
 
     build = _prepared(_asked(recipe, root, source, survey_dir, cells, cone, cache))
     machines = sizing.Nodes(nodes, workers_per_node, network * 1e9, source_rate * 1e9) if nodes is not None else None
     found = overview.plan(build)
+    if moc is not None:
+        overview.write_overlap(found, moc)
+    if figure is not None:
+        from mmu_pipeline.report.footprints import draw_plan
+
+        draw_plan(found, figure)
     if machines is None:
-        _give(as_json, asdict(found), tables.plan_table(found))
+        _give(as_json, found.facts(), plan_table(found, top))
         return
     sized = sizing.size_build(build, found, machines)
-    content = asdict(found) | {"estimate": asdict(sized) | {"seconds": sized.seconds}}
-    _give(as_json, content, Group(tables.plan_table(found), "", tables.estimate_table(sized)))
+    content = found.facts() | {"estimate": asdict(sized) | {"seconds": sized.seconds}}
+    _give(as_json, content, Group(plan_table(found, top), "", tables.estimate_table(sized)))
 
 
 @app.command()

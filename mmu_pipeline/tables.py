@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mmu_pipeline.catalog import Recipe, Survey
     from mmu_pipeline.simulate.demo import Demo
     from mmu_pipeline.stages.clean import Found
-    from mmu_pipeline.stages.overview import Plan, Status
+    from mmu_pipeline.stages.overview import Status
     from mmu_pipeline.stages.publish import Published
     from mmu_pipeline.stages.sizing import Estimate
     from mmu_pipeline.stages.verify import Verification
@@ -108,18 +108,6 @@ def recipes_table(recipes: Iterable[Recipe]) -> Table:
         (r.name, r.primary.survey, "\n".join(f"{c.survey} {c.rule}, {c.pick}" for c in r.counterparts), r.title) for r in recipes
     )
     return table(("name", "primary", "counterparts", "title"), rows)
-
-
-def plan_table(plan: Plan) -> Group:
-    """What a build would read, and how much of it is new."""
-    columns = ("survey", "form", "files", "cells", "rows", "size", "to read")
-    rows = (
-        (s.survey, s.form, counted(s.files), counted(len(s.cells) or None), counted(s.rows), size(s.nbytes),
-         size(s.open_bytes) if s.open_units else "nothing")
-        for s in plan.surveys
-    )  # fmt: skip
-    places = [("from", s.survey, s.url) for s in plan.surveys] + [("into", "", plan.root)]
-    return Group(table(columns, rows, right=columns[2:]), "", *(Text(f"{word}  {name} {url}") for word, name, url in places))
 
 
 def estimate_table(estimate: Estimate) -> Group:

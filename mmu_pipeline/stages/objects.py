@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from cachetools import LRUCache, cached
 
 from mmu_pipeline.astrometry import widest_motion
+from mmu_pipeline.footprint import occupied
 from mmu_pipeline.hats import Partition
 from mmu_pipeline.sky import CELL_ORDER, Cell, Int, overlapping, pixels_at
 from mmu_pipeline.stages.build import Build, Unit
@@ -55,6 +56,7 @@ def run(unit: Unit, build: Build) -> Receipt:
             "digest": table_digest(kept),
             "motion": widest_motion(kept, survey),
             "cells": counts_of(pixels_at(kept["_healpix_29"].to_numpy(), CELL_ORDER)),
+            "footprint": occupied(kept["_healpix_29"].to_numpy()),
         },
     )  # fmt: skip
 
