@@ -286,7 +286,7 @@ class ChanceRule(_Model):
     """Places around each primary; 0 measures nothing."""
     shift_arcsec: float | None = Key(default=None, gt=0, le=3600)
     """How far away they lie; 60 arcsec unless said, or ten radii if that is more."""
-    sample: int = Key(default=100_000, ge=1)
+    sample: int = Key(default=50_000, ge=1)
     """Most primaries that are looked at: they are chosen by a seeded hash of their place."""
     seed: int = Key(default=0, ge=0)
 

@@ -9,19 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import healpy as hp
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial import cKDTree
+import pyarrow as pa
 
-from mmu_pipeline.sky import INDEX_ORDER, Bool, Float, Int, arcsec, chord, healpix29, margin_order, unit_vectors
+from mmu_pipeline.candidates import Positions, candidates
+from mmu_pipeline.sky import Bool, Float, Int, arcsec, healpix29, unit_vectors
 
 BINS = 40
 """Bins of a histogram of separations, from 0 to twice the radius: beyond it lies what the radius cuts off, and the background."""
 SPAN = 2.0
 """Where the histogram ends, in radii."""
-DEEPEST = 18
-"""Order of the smallest pixels by which counterparts near a place are looked up: 0.8 arcsec wide."""
 
 
 @dataclass(frozen=True)
@@ -75,33 +73,28 @@ def edges(radius_arcsec: float) -> Float:
     return np.linspace(0.0, SPAN * radius_arcsec, BINS + 1)
 
 
-@dataclass(frozen=True)
-class Field:
-    """Rows of the counterpart around some primaries, in `_healpix_29` order. Arrays have shape (n,), angles are degrees."""
-
-    index: Int
-    ra: Float
-    dec: Float
-    """Where they are at the epoch of the match; the index is that of their object table."""
-    moved_arcsec: float = 0.0
-    """How far they may have moved from the place that the index tells."""
+def along_the_sky(ra: Float, dec: Float) -> tuple[Positions, Int]:
+    """Positions in `_healpix_29` order, degrees, and which of the given rows each is."""
+    index = healpix29(ra, dec)
+    rows = np.argsort(index, kind="stable")
+    return Positions(ra[rows], dec[rows], pa.nulls(len(rows)), index[rows]), rows
 
 
 def count(
-    ra: Float, dec: Float, field: Field, radius_arcsec: float, probe: Probe,
+    ra: Float, dec: Float, field: Positions, radius_arcsec: float, probe: Probe,
     slack_arcsec: float = 0.0, pair_chord: Callable[[Int, Int], Float] | None = None,
 ) -> Counts:  # fmt: skip
-    """Count counterparts near primaries, at `ra` and `dec` in degrees, and near their shifted places.
+    """Count rows of a counterpart near primaries, at `ra` and `dec` in degrees, and near their shifted places.
 
-    With `pair_chord`, (primary rows, counterpart rows) -> chord, separations of observed pairs are those that it gives, and may
-    be up to `slack_arcsec` smaller than those of the positions. Chance does not care for the epoch of each pair.
+    `field` are the rows around, at the epoch of the match. With `pair_chord`, (primary rows, counterpart rows) -> chord,
+    separations of observed pairs are those that it gives, and may be up to `slack_arcsec` smaller than those of the positions.
+    Chance does not care for the epoch of each pair.
     """
     observed, matched = _near(ra, dec, field, radius_arcsec, slack_arcsec, pair_chord)
-    chance, chance_matched = np.zeros(BINS, np.int64), 0
-    for turn in range(probe.shifts):
-        place = shifted(ra, dec, probe.shift_arcsec, 360.0 * turn / probe.shifts)
-        found, hits = _near(*place, field, radius_arcsec)
-        chance, chance_matched = chance + found, chance_matched + hits
+    turns = 360.0 * np.arange(probe.shifts) / probe.shifts
+    places = [shifted(ra, dec, probe.shift_arcsec, turn) for turn in turns.tolist()]
+    around_ra, around_dec = (np.concatenate(angles) for angles in zip(*places, strict=True))
+    chance, chance_matched = _near(around_ra, around_dec, field, radius_arcsec)
     return Counts(radius_arcsec, len(ra), matched, observed.tolist(), chance.tolist(), chance_matched)
 
 
@@ -118,34 +111,17 @@ def shifted(ra: Float, dec: Float, distance_arcsec: float, angle_deg: float) -> 
 
 
 def _near(
-    ra: Float, dec: Float, field: Field, radius_arcsec: float,
+    ra: Float, dec: Float, field: Positions, radius_arcsec: float,
     slack_arcsec: float = 0.0, pair_chord: Callable[[Int, Int], Float] | None = None,
 ) -> tuple[Int, int]:  # fmt: skip
     """Pairs in each bin of separation, and places with one within the radius."""
-    reach = SPAN * radius_arcsec + slack_arcsec
-    rows = _around(ra, dec, field.index, reach + field.moved_arcsec)
-    if not len(rows):
-        return np.zeros(BINS, np.int64), 0
-    places, others = cKDTree(unit_vectors(ra, dec)), cKDTree(unit_vectors(field.ra[rows], field.dec[rows]))
-    pairs = places.sparse_distance_matrix(others, float(chord(reach)), output_type="ndarray")
-    i, j, distance = pairs["i"].astype(np.int64), rows[pairs["j"]], pairs["v"]
-    if pair_chord is not None:
-        distance = pair_chord(i, j)
-    separation = arcsec(distance)
-    found, _ = np.histogram(separation, edges(radius_arcsec))
-    return found.astype(np.int64), len(np.unique(i[separation <= radius_arcsec]))
-
-
-def _around(ra: Float, dec: Float, index: Int, reach_arcsec: float) -> Int:
-    """Rows whose pixel, at an order where a disc of the reach touches no more, is that of a place or one beside it."""
-    order = margin_order(reach_arcsec, DEEPEST)
-    shift = 2 * (INDEX_ORDER - order)
-    own = np.unique(healpix29(ra, dec) >> shift)
-    pixels = np.union1d(own, hp.get_all_neighbours(1 << order, own, nest=True))
-    pixels = pixels[pixels >= 0]
-    start, stop = np.searchsorted(index, pixels << shift), np.searchsorted(index, (pixels + 1) << shift)
-    sizes = stop - start
-    return np.asarray(np.arange(sizes.sum()) + np.repeat(start - (np.cumsum(sizes) - sizes), sizes))
+    pairs, matched = np.zeros(BINS, np.int64), 0
+    bounds = edges(radius_arcsec)
+    for i, j, distance in candidates(Positions(ra, dec, pa.nulls(len(ra))), field, SPAN * radius_arcsec + slack_arcsec):
+        separation = arcsec(distance if pair_chord is None else pair_chord(i, j))
+        pairs += np.histogram(separation, bounds)[0]
+        matched += len(np.unique(i[separation <= radius_arcsec]))
+    return pairs, matched
 
 
 def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

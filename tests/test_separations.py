@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 
-from mmu_pipeline.chance import BINS, Counts, Field, Probe, count, edges, shifted, total
+from mmu_pipeline.candidates import Positions
+from mmu_pipeline.chance import BINS, Counts, Probe, along_the_sky, count, edges, shifted, total
 from mmu_pipeline.separations import assess
 from mmu_pipeline.sky import arcsec, healpix29, unit_vectors
 
@@ -21,9 +22,8 @@ def patch(rng: np.random.Generator, size: int, centre: tuple[float, float], half
     return np.mod(centre[0] + rng.uniform(-width, width, size), 360.0), dec
 
 
-def field(ra: np.ndarray, dec: np.ndarray) -> Field:
-    order = np.argsort(healpix29(ra, dec))
-    return Field(healpix29(ra, dec)[order], ra[order], dec[order])
+def field(ra: np.ndarray, dec: np.ndarray) -> Positions:
+    return along_the_sky(ra, dec)[0]
 
 
 def sky(rng: np.random.Generator, true: int, sigma: float, density: float, centre: tuple[float, float] = (359.9, 30.0)):

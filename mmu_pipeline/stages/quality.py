@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mmu_pipeline.catalog import Counterpart, Recipe
-from mmu_pipeline.chance import SPAN, Counts, Field, Probe, count, edges, total
+from mmu_pipeline.chance import SPAN, Counts, Probe, along_the_sky, count, edges, total
 from mmu_pipeline.separations import assess
 from mmu_pipeline.sky import CELL_ORDER, Bool, Cell, in_ranges, margin_ranges
 from mmu_pipeline.stages.build import Build
@@ -62,13 +62,13 @@ def counted(build: Build, primary: Side, known: Bool, other: Side, counterpart: 
         chosen &= ~in_ranges(index, margin_ranges(Cell(CELL_ORDER, pixel), reach))
     rows = np.flatnonzero(chosen)
     here, there = positions(build, primary, counterpart), positions(build, other, counterpart)
-    field = Field(other.rows["_healpix_29"].to_numpy(), there.ra, there.dec, other.sky.move(counterpart))
+    field, order = (there, np.arange(len(there))) if there.index is not None else along_the_sky(there.ra, there.dec)
     refine = refinement(build, primary, other, counterpart)
     radius = wide(counterpart, primary.sky, other.sky)
     if refine is None:
         return count(here.ra[rows], here.dec[rows], field, radius, probe)
     slack, chord = refine.slack_arcsec, refine.chord
-    return count(here.ra[rows], here.dec[rows], field, radius, probe, slack, lambda i, j: chord(rows[i], j))
+    return count(here.ra[rows], here.dec[rows], field, radius, probe, slack, lambda i, j: chord(rows[i], order[j]))
 
 
 def quality_facts(parts: Sequence[Counts], probe: Probe) -> dict[str, Any]:
