@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_with_room_the_next_one_goes_on(
 
 
 def test_files_dated_by_wrong_clocks_change_nothing(sky: Path, tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
-    shifts = iter([1e8, -1e8, 3e8, -3e8, 0.0])
+    shifts = cycle([1e8, -1e8, 3e8, -3e8, 0.0])
 
     def date() -> None:
         moment = time.time() + next(shifts)
