@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,8 @@ class Plan:
     recipe: str
     root: str
     surveys: tuple[SurveyPlan, ...]
-    prospect: Prospect
-    footprints: Mapping[str, Footprint | None]
+    prospect: Prospect = Prospect(None, False, ())
+    footprints: Mapping[str, Footprint | None] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:
         """As plain values for JSON: footprints as MOCs, every cell with what it promises."""
