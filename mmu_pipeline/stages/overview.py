@@ -53,7 +53,7 @@ class Plan:
     recipe: str
     root: str
     surveys: tuple[SurveyPlan, ...]
-    prospect: Prospect = Prospect(None, False, ())
+    prospect: Prospect = field(default_factory=Prospect)
     footprints: Mapping[str, Footprint | None] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:

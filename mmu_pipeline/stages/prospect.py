@@ -62,11 +62,11 @@ class CellPlan:
 class Prospect:
     """What a build may find, best cells first."""
 
-    overlap: Footprint | None
+    overlap: Footprint | None = None
     """None where a footprint is not known."""
-    matched: bool
+    matched: bool = False
     """Whether matches are counted: the match has run."""
-    cells: tuple[CellPlan, ...]
+    cells: tuple[CellPlan, ...] = ()
 
     @property
     def matches(self) -> dict[str, int]:
