@@ -65,7 +65,7 @@ def choose(shard_set: ShardSet, count: int) -> Int:
     index = shard_set.index
     flags = [index[f"has_{name}"].to_numpy(zero_copy_only=False) for name in shard_set.survey_names[1:]]
     groups: dict[tuple[bool, ...], list[int]] = defaultdict(list)
-    order = np.argsort(np.array([digest.hex() for digest in index["digest"].to_pylist()]), kind="stable")
+    order = np.argsort(index["digest"].to_numpy(), kind="stable")
     for row in order:
         groups[tuple(bool(flag[row]) for flag in flags)].append(int(row))
     kinds = [survey["modality"] for survey in shard_set.manifest["surveys"]]
