@@ -36,7 +36,7 @@ def units_named(*names: str, weight: int = 1) -> list[Unit]:
 
 
 def outcome(unit: Unit, **facts: object) -> Outcome:
-    return Outcome(unit=unit, status="done", receipt=Receipt(stage=unit.stage, unit=unit.name, fingerprint="f"), facts=facts)
+    return Outcome(unit=unit, status="done", receipt=Receipt(unit.stage, unit.name, "f", facts=facts))
 
 
 def where_it_ran(unit: Unit, build: Build) -> Outcome:
@@ -85,7 +85,7 @@ def test_local_runs_in_this_process_and_listens_on_loopback_only(tmp_path: Path)
     with open_client("local") as client:
         done = list(run_units(client, where_it_ran, build_at(tmp_path), units_named("a", "b", "c")))
         open_ports = {c.laddr for c in psutil.Process().net_connections() if c.status == "LISTEN"} - before
-    assert {o.facts["pid"] for o in done} == {os.getpid()}
+    assert {o.receipt.facts["pid"] for o in done} == {os.getpid()}
     assert {address.ip for address in open_ports} <= {"127.0.0.1"}
 
 
@@ -95,9 +95,9 @@ def test_local_n_runs_in_n_processes_without_prefect_and_with_one_thread_each(tm
         done = list(run_units(client, where_it_ran, build_at(tmp_path), units_named(*(str(i) for i in range(100)))))
     assert {c.laddr.ip for c in ports} == {"127.0.0.1"}
     assert len(done) == len({o.unit.name for o in done}) == 100
-    assert len({o.facts["pid"] for o in done} - {os.getpid()}) == 2
-    assert {o.facts["omp"] for o in done} == {"1"}
-    assert not any(o.facts["prefect"] for o in done)
+    assert len({o.receipt.facts["pid"] for o in done} - {os.getpid()}) == 2
+    assert {o.receipt.facts["omp"] for o in done} == {"1"}
+    assert not any(o.receipt.facts["prefect"] for o in done)
 
 
 @pytest.fixture(scope="module")

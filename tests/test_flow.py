@@ -152,10 +152,11 @@ def test_a_recipe_that_is_being_written_is_not_written_twice(sky: Path, tmp_path
     assert not (tmp_path / "receipts").exists()
 
 
-def test_two_worker_processes_give_the_same_bytes_as_one(
-    sky: Path, tmp_path: Path, undisturbed: tuple[BuildResult, Path]
+@pytest.mark.parametrize("workers", [2, 4])
+def test_worker_processes_give_the_same_bytes_as_one(
+    sky: Path, tmp_path: Path, undisturbed: tuple[BuildResult, Path], workers: int
 ) -> None:
-    build(**asked(sky, tmp_path), cluster="local:2", batch_units=3)
+    build(**asked(sky, tmp_path), cluster=f"local:{workers}", batch_units=3)
     assert published_bytes(tmp_path) == published_bytes(undisturbed[1])
 
 
