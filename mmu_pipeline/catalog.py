@@ -86,6 +86,8 @@ class Form(_Model):
     """Other files that belong to each data file: role -> (part of its name, what stands there instead). With a `/` the
     replacement is a path from the file's folder: `redrock: [coadd-, redrock-]`, `source: [Xp, ../source/Gaia]`.
     The part "*" stands for the whole name: a catalog that all files share."""
+    optional: tuple[Name, ...] = ()
+    """Companions that may be absent: columns that come of them are null then, and where they have no row of an object."""
     faults: tuple[str, ...] = ()
     """Known faults of the published form, each a sentence: printed on the survey's page and on every card."""
 
@@ -138,6 +140,8 @@ class Survey(_Model):
             if form.padding and form.padding.field not in names:
                 what = f"padding names the field {form.padding.field!r}, which is not declared"
                 raise Misplaced(what, "forms", form_name, "padding", "field")
+            if unknown := sorted(set(form.optional) - set(form.companions)):
+                raise Misplaced(f"optional names what is no companion: {unknown}", "forms", form_name, "optional")
         for number, field in enumerate(self.fields):
             if field.name in names[:number]:
                 raise Misplaced(f"the field {field.name!r} is declared twice", "fields", number, "name")

@@ -117,6 +117,8 @@ def coadd(tmp_path: Path) -> Path:
             "ZERR": [1e-4] * 3,
             "ZWARN": [0, 4, 2**40],
             "SPECTYPE": ["QSO", "STAR", "GALAXY"],
+            "SUBTYPE": ["", "M", ""],
+            "DELTACHI2": [30.0, 20.0, 10.0],
         }
     )
     fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU(fit, name="REDSHIFTS")]).writeto(tmp_path / "redrock-main-dark-27247.fits")
@@ -129,6 +131,8 @@ def test_targets_are_joined_with_their_redshifts_by_id(coadd: Path) -> None:
     assert [row["z"] for row in rows] == [0.0, 0.1, 0.2, None]
     assert [row["zwarn"] for row in rows] == [2**40, 4, 0, None]
     assert [row["spectype"] for row in rows] == ["GALAXY", "STAR", "QSO", None]
+    assert [row["subtype"] for row in rows] == [None, "M", None, None]
+    assert [row["deltachi2"] for row in rows] == [10.0, 20.0, 30.0, None]
     assert [row["flux_g"] for row in rows] == [1.5, None, None, 2.5]
     assert [row["fiberstatus"] for row in rows] == [0, 8, 0, 0]
     chosen = [3, 0, 3]
@@ -182,6 +186,76 @@ def test_a_coadd_without_its_redshifts_or_of_another_target_is_refused(coadd: Pa
         desi_coadd.read_arrays(DESI, "coadd", coadd, np.array([1]), ["17"], DESI.members)
     with pytest.raises(BrokenSource, match="no such row"):
         desi_coadd.read_arrays(DESI, "coadd", coadd, np.array([4]), ["17"], DESI.members)
-    coadd.with_name("redrock-main-dark-27247.fits").unlink()
+    redrock = coadd.with_name("redrock-main-dark-27247.fits")
+    rewrite(redrock, lambda hdus: hdus["REDSHIFTS"].columns.change_name("Z", "ZED"))
+    with pytest.raises(BrokenSource, match="redrock/REDSHIFTS:Z"):
+        desi_coadd.read_objects(DESI, "coadd", coadd)
+    redrock.unlink()
     with pytest.raises(BrokenSource, match="redrock is not there"):
+        desi_coadd.read_objects(DESI, "coadd", coadd)
+
+
+FROM_CATALOG = {field.name: field.source_names("coadd")[0].partition(":")[2] for field in DESI.columns
+                if (field.source_name("coadd") or "").startswith("zcatalog/")}  # fmt: skip
+
+
+def of_targets(coadd: Path, ids: Any, **header: str) -> None:
+    """Make the coadd one of other targets, of a survey and a program."""
+
+    def change(hdus: Any) -> None:
+        hdus["FIBERMAP"].data["TARGETID"] = ids
+        hdus[0].header.update(header)
+
+    rewrite(coadd, change)
+
+
+def test_rows_of_the_real_catalog_of_redshifts_are_joined_by_target_survey_and_program(real_data: Path, coadd: Path) -> None:
+    source = real_data / "raw/desi/hats-import/zall-pix-iron_10rows.fits"
+    with fits.open(source) as hdus:
+        known = hdus["ZCATALOG"].data
+        chosen = [7, 0, 9]
+        ids = [*known["TARGETID"][chosen], 39627700000000002]
+        assert {(row["SURVEY"].strip(), row["PROGRAM"].strip()) for row in known} == {("cmx", "other")}
+        of_targets(coadd, ids, SURVEY="cmx", PROGRAM="other")
+        assert_null(coadd)  # no catalog lies there yet
+        (coadd.parent / "zall-pix-iron.fits").symlink_to(source)
+        rows = desi_coadd.read_objects(DESI, "coadd", coadd).table.to_pylist()
+        assert len(FROM_CATALOG) == 10
+        for name, column in FROM_CATALOG.items():
+            assert [row[name] for row in rows] == [*known[column][chosen].tolist(), None], name
+    of_targets(coadd, ids, SURVEY="main", PROGRAM="other")
+    assert_null(coadd)
+
+
+def assert_null(coadd: Path) -> None:
+    rows = desi_coadd.read_objects(DESI, "coadd", coadd).table.to_pylist()
+    assert {row[name] for row in rows for name in FROM_CATALOG} == {None}
+
+
+def test_a_catalog_of_several_programs_gives_each_coadd_its_own_row_whatever_its_place(coadd: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "healpix/main/dark/272/27247"
+    folder.mkdir(parents=True)
+    (tmp_path / "zcatalog/v1").mkdir(parents=True)
+    for path in tmp_path.glob("*.fits"):
+        path.rename(folder / path.name)
+    with fits.open(folder / coadd.name) as hdus:
+        ids = np.array(hdus["FIBERMAP"].data["TARGETID"])
+    programs, many = np.repeat(["bright", "dark"], 4), 300_000
+    rows = {column: np.arange(8) if "NSPEC" in column or "NUMEXP" in column else np.arange(8) % 2 == 0
+            for column in FROM_CATALOG.values()}  # fmt: skip
+    table = Table({"TARGETID": np.tile(ids, 2), "SURVEY": ["main"] * 8, "PROGRAM": programs, **rows})
+    filled = Table({name: np.concatenate([np.full(many, table[name][0]), table[name]]) for name in table.colnames})
+    catalog = tmp_path / "zcatalog/v1/zall-pix-iron.fits"
+    fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU(filled, name="ZCATALOG")]).writeto(catalog)
+    for program, expected in (("bright", [0, 1, 2, 3]), ("dark", [4, 5, 6, 7]), ("backup", [None] * 4)):
+        of_targets(folder / coadd.name, ids, SURVEY="main", PROGRAM=program)
+        found = desi_coadd.read_objects(DESI, "coadd", folder / coadd.name).table["main_nspec"].to_pylist()
+        assert found == expected
+
+
+def test_a_catalog_without_a_declared_column_is_named(coadd: Path) -> None:
+    table = Table({"TARGETID": [1], "SURVEY": ["main"], "PROGRAM": ["dark"]})
+    catalog = fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU(table, name="ZCATALOG")])
+    catalog.writeto(coadd.parent / "zall-pix-iron.fits")
+    with pytest.raises(BrokenSource, match="zcatalog/ZCATALOG:MAIN_NSPEC"):
         desi_coadd.read_objects(DESI, "coadd", coadd)

@@ -1,4 +1,4 @@
-"""DESI coadds: the B, R and Z cameras of each target, joined on one grid by inverse variance, with their redrock redshifts."""
+"""DESI coadds: the B, R and Z cameras of each target, joined by inverse variance, with their redshifts and catalog."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmu_pipeline.catalog import Survey
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array, Field
 from mmu_pipeline.readers import ObjectRows, Skipped, normalise
-from mmu_pipeline.readers.fits_address import Files, opened, read
+from mmu_pipeline.readers.fits_address import Files, opened, read, read_rows
 from mmu_pipeline.readers.ragged import finished, needed_members
 from mmu_pipeline.sky import Float, Int
 
@@ -28,9 +28,10 @@ TARGET = "TARGETID"
 
 
 def read_objects(survey: Survey, form: str, path: Path) -> ObjectRows:
-    """The targets of one coadd, in the order of its FIBERMAP. Columns of `redrock/` are joined by TARGETID, null without it.
+    """The targets of one coadd, in the order of its FIBERMAP.
 
-    Raises BrokenSource naming the column.
+    Columns of its redrock file and of the catalog of the release are joined by TARGETID, of the latter only rows of the
+    coadd's survey and program; null where there is none. Raises BrokenSource naming the column.
     """
     declared = survey.forms[form]
     with normalise.blaming(path), opened(declared, path) as files:
@@ -152,19 +153,12 @@ def _image(files: Files, name: str, rows: Int | None = None) -> Array:
 
 
 def _column(files: Files, names: Sequence[str], column: str) -> Array:
-    """One value per target: of the coadd's own tables in their order, of `redrock/` by TARGETID (NaN or "" where absent)."""
-    values = np.atleast_1d(read(files, names, column))
-    if not names[0].startswith("redrock/"):
-        return values
-    table = names[0].removeprefix("redrock/").partition(":")[0]
-    known = np.atleast_1d(read(files, (f"redrock/{table}:{TARGET}",), column))
-    wanted = np.atleast_1d(read(files, (f"FIBERMAP:{TARGET}",), column))
-    order = np.argsort(known, kind="stable")
-    place = order[np.minimum(np.searchsorted(known, wanted, sorter=order), len(known) - 1)]
-    found = known[place] == wanted
-    if found.all():
-        return np.asarray(values[place])
-    return np.where(found, values[place], "" if values.dtype.kind in "SU" else np.nan)
+    """One value per target: of the coadd's own tables in their order, of a companion by TARGETID (NaN or "" where absent)."""
+    role = names[0].partition("/")[0] if names else ""
+    if role not in files.form.companions:
+        return np.atleast_1d(read(files, names, column))
+    targets = np.atleast_1d(read(files, (f"FIBERMAP:{TARGET}",), TARGET))
+    return read_rows(files, names[0], column, TARGET, targets)
 
 
 def _object_ids(files: Files) -> list[str]:

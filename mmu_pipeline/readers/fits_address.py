@@ -12,12 +12,10 @@ catalog/1[sobject_id]:ra_dr2  column of the row that has the object's id in anot
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +26,18 @@ from mmu_pipeline.catalog import Form
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array
 from mmu_pipeline.readers.bounded import check_images
-from mmu_pipeline.readers.companions import companion
-from mmu_pipeline.readers.normalise import as_text
+from mmu_pipeline.readers.companions import companion, find_companion
+from mmu_pipeline.readers.fits_rows import Absent, hdu_of, rows_of
 
 PLACE = re.compile(r"(?:(?P<role>[a-z_]+)/)?(?P<hdu>[^:@\[\]]+)(?:\[(?P<index>\w+)\])?(?:(?P<kind>[:@])(?P<name>.+))?")
 
 
-class Absent(LookupError):
-    """The file has no such extension, column or key: an alternative may."""
-
-
 class Unlisted(LookupError):
     """A catalog has no row of the object."""
+
+
+class Unjoined(LookupError):
+    """A companion that may be absent is, or has no row of the object."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +50,10 @@ class Files:
     known: dict[str, Any] = field(default_factory=dict)
 
     def hdus(self, role: str | None) -> Any:
-        """HDU list of the file itself (None) or of a companion. Raises BrokenSource."""
+        """HDU list of the file itself (None) or of a companion. Raises BrokenSource, Unjoined."""
         if (role or "") not in self.known:
+            if role in self.form.optional and find_companion(self.form, role, self.path) is None:
+                raise Unjoined
             path = self.path if role is None else companion(self.form, role, self.path)
             self.known[role or ""] = self.stack.enter_context(opened_fits(path))
         return self.known[role or ""]
@@ -74,7 +74,7 @@ def _blaming_fits(what: str, path: Path) -> Iterator[None]:
     """Turn what astropy raises on damaged files into BrokenSource; errors of the operating system pass."""
     try:
         yield
-    except (Absent, Unlisted):
+    except (Absent, Unlisted, Unjoined):
         raise
     except (OSError, EOFError, ValueError, TypeError, KeyError, IndexError, fits.VerifyError) as error:
         if isinstance(error, OSError) and error.errno is not None:
@@ -90,7 +90,10 @@ def opened(form: Form, path: Path) -> Iterator[Files]:
 
 
 def read(files: Files, names: Sequence[str], column: str, object_id: str = "") -> Array:
-    """The value at the first of some addresses that the file has, in native byte order. Raises BrokenSource, Unlisted."""
+    """The value at the first of some addresses that the file has, in native byte order.
+
+    Empty text where it would come of a companion that may be absent. Raises BrokenSource, Unlisted.
+    """
     if not names:
         raise BrokenSource("this form of the survey does not carry the field", column=column)
     for name in names:
@@ -98,11 +101,40 @@ def read(files: Files, names: Sequence[str], column: str, object_id: str = "") -
             parts = [_product(files, term, object_id) for term in name.split(" & ")]
         except Absent:
             continue
+        except Unjoined:
+            return np.array("")
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
     hint = "; ".join(f"{hdu.name or number}: {_content(hdu)}" for number, hdu in enumerate(files.hdus(None)))
     raise BrokenSource(
         "a declared value is missing", column=column, expected=" or ".join(names), hint=f"the file has {hint}"[:500]
     )
+
+
+def read_rows(files: Files, address: str, column: str, key: str, ids: Array) -> Array:
+    """What a companion's table, `redrock/REDSHIFTS:Z`, has for each of some ids (n,) in its column `key`; else NaN or "".
+
+    Of a table with SURVEY and PROGRAM, only rows of those in the file's own header count. Raises BrokenSource.
+    """
+    role, hdu, name = re.split("[/:]", address)
+    try:
+        table = hdu_of(files.hdus(role), hdu)
+        header = files.hdus(None)[0].header
+        only = {column: str(header.get(column, "")) for column in ("SURVEY", "PROGRAM") if column in table.columns.names}
+        rows = rows_of(files.hdus(role).filename(), hdu, key, ids, only)
+        if name not in table.columns.names:
+            raise Absent
+    except Unjoined:
+        return np.full(len(ids), np.nan)
+    except Absent as error:
+        raise BrokenSource("a declared value is missing", column=column, expected=address) from error
+    found = rows >= 0
+    values = _native(table.data[rows[found]][name])
+    if found.all():
+        return values
+    text = values.dtype.kind in "SU"
+    result = np.full(len(ids), "" if text else np.nan, values.dtype if text else np.float64)
+    result[found] = values
+    return result
 
 
 def _content(hdu: Any) -> str:
@@ -127,7 +159,7 @@ def _place(files: Files, text: str, object_id: str) -> Array:
     if found is None:
         raise BrokenSource("not an address in a FITS file", address=text)
     hdus = files.hdus(found["role"])
-    hdu = _hdu(hdus, found["hdu"])
+    hdu = hdu_of(hdus, found["hdu"])
     if found["kind"] == "@":
         if found["name"] not in hdu.header:
             raise Absent
@@ -137,34 +169,16 @@ def _place(files: Files, text: str, object_id: str) -> Array:
             raise Absent
         values = hdu.data[found["name"]]
         if found["index"] is not None:
-            return _native(values[_row_of(hdus.filename(), found["hdu"], found["index"], object_id)])
+            row = int(rows_of(hdus.filename(), found["hdu"], found["index"], np.array([object_id]), {})[0])
+            if row < 0:
+                raise Unjoined if found["role"] in files.form.optional else Unlisted
+            return _native(values[row])
         return _native(values[0] if len(values) == 1 else values)
     if hdu.data is None or not hdu.is_image:
         raise Absent
     if found["index"] is None:
         return _native(hdu.data)
     return _native(np.atleast_2d(hdu.data)[int(found["index"])])
-
-
-def _hdu(hdus: Any, name: str) -> Any:
-    try:
-        return hdus[int(name) if name.isdigit() else name]
-    except (KeyError, IndexError) as error:
-        raise Absent from error
-
-
-def _row_of(path: str, hdu: str, key: str, object_id: str) -> int:
-    row = _rows_by_key(path, os.stat(path).st_mtime_ns, hdu, key).get(object_id)
-    if row is None:
-        raise Unlisted
-    return row
-
-
-@lru_cache(maxsize=4)
-def _rows_by_key(path: str, changed: int, hdu: str, key: str) -> dict[str, int]:
-    """Id -> row of a catalog; read once for all files that share it."""
-    with fits.open(path, memmap=True) as hdus:
-        return {text: row for row, text in enumerate(as_text(np.asarray(_hdu(hdus, hdu).data[key])))}
 
 
 def _wavelengths(files: Files, text: str) -> Array:
@@ -175,7 +189,7 @@ def _wavelengths(files: Files, text: str) -> Array:
     """
     found = PLACE.fullmatch(text)
     hdus = files.hdus(found["role"] if found else None)
-    image = _hdu(hdus, found["hdu"] if found else text)
+    image = hdu_of(hdus, found["hdu"] if found else text)
     header = image.header if "CRVAL1" in image.header else hdus[0].header
     step = header.get("CDELT1", header.get("CD1_1"))
     if "CRVAL1" not in header or step is None or image.data is None:

@@ -1,4 +1,4 @@
-"""Spectra of some targets to a DESI coadd of three cameras, with redrock beside it: extensions in odd order."""
+"""Spectra of some targets to a DESI coadd of three cameras, with redrock and the catalog beside it: extensions in odd order."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def cameras(length: int) -> dict[str, Values]:
 
 
 def write_coadd(folder: Path, objects: Objects) -> list[Path]:
-    """One coadd of all targets and a redrock file in another order. Widths are those of kernels of three pixels."""
+    """One coadd of all targets, a redrock file and a catalog in another order. Widths are those of kernels of three pixels."""
     path = folder / "coadd-main-dark-10000.fits"
     arrays = {name: np.array(values) for name, values in objects.members.items()}
     hdus: list[Any] = []
@@ -43,11 +43,23 @@ def write_coadd(folder: Path, objects: Objects) -> list[Path]:
     ids = np.array([int(one) for one in objects.object_ids])
     fibermap = {"TARGETID": ids, "TARGET_RA": objects.ra, "TARGET_DEC": objects.dec, **_columns(objects, "FIBERMAP:")}
     table = fits.BinTableHDU(Table(fibermap), name="FIBERMAP")
-    fits.HDUList([fits.PrimaryHDU(), *hdus, table]).writeto(path)
-    fit = {name: values[::-1] for name, values in {"TARGETID": ids, **_columns(objects, "redrock/REDSHIFTS:")}.items()}
-    redrock = fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU(Table(fit), name="REDSHIFTS")])
-    redrock.writeto(path.with_name(path.name.replace("coadd", "redrock")))
+    primary = fits.PrimaryHDU(header=fits.Header({"SURVEY": "main", "PROGRAM": "dark"}))
+    fits.HDUList([primary, *hdus, table]).writeto(path)
+    _write_reversed(
+        path.with_name(path.name.replace("coadd", "redrock")),
+        "REDSHIFTS",
+        {"TARGETID": ids, **_columns(objects, "redrock/REDSHIFTS:")},
+    )
+    program = {"SURVEY": np.full(len(ids), b"main", "S7"), "PROGRAM": np.full(len(ids), b"dark", "S6")}
+    _write_reversed(
+        folder / "zall-pix-iron.fits", "ZCATALOG", {"TARGETID": ids, **program, **_columns(objects, "zcatalog/ZCATALOG:")}
+    )
     return [path]
+
+
+def _write_reversed(path: Path, name: str, columns: dict[str, Values]) -> None:
+    table = Table({column: values[::-1] for column, values in columns.items()})
+    fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU(table, name=name)]).writeto(path)
 
 
 def _columns(objects: Objects, prefix: str) -> dict[str, Values]:

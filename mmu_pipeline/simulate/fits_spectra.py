@@ -140,6 +140,9 @@ def write_apstar(folder: Path, objects: Objects) -> list[Path]:
             images.append(image)
         paths.append(folder / f"{'ap' if at % 2 else 'as'}Star-dr17-{object_id}.fits")
         fits.HDUList([fits.PrimaryHDU(header=header), *images]).writeto(paths[-1])
+    stars = {"APOGEE_ID": np.array([one.encode() for one in objects.object_ids], "S18"),
+             **_catalog(objects, "allstar/1[APOGEE_ID]:")}  # fmt: skip
+    _in_order(stars, np.arange(len(objects))[::-1]).writeto(folder / "allStar-dr17-synspec_rev1.fits")
     return paths
 
 
@@ -161,15 +164,20 @@ def write_galah(folder: Path, objects: Objects) -> list[Path]:
             hdus[4].header.update({key: header[key] for key in ("CRPIX1", "CRVAL1", "CDELT1")})
             fits.HDUList(hdus).writeto(spectra / f"{object_id}{arm}.fits")
         first.append(spectra / f"{object_id}1.fits")
-    names = _of_form(objects, "catalog/1[sobject_id]:")
+    ids = {"sobject_id": np.array([int(one) for one in objects.object_ids])}
     order = np.arange(len(objects))[::-1]
-    catalog = {"sobject_id": np.array([int(one) for one in objects.object_ids]), "ra_dr2": objects.ra, "dec_dr2": objects.dec}
-    for name, key in names.items():
-        field = objects.survey.field(name)
-        values = [np.nan if value is None else value for value in objects.columns[name]]
-        catalog[key] = np.array(values, field.numpy_dtype.str[1:])
+    catalog = {**ids, "ra_dr2": objects.ra, "dec_dr2": objects.dec, **_catalog(objects, "catalog/1[sobject_id]:")}
     _in_order(catalog, order).writeto(folder / "GALAH_DR3_main_allstar_v2.fits")
+    _in_order({**ids, **_catalog(objects, "ages/1[sobject_id]:")}, order).writeto(folder / "GALAH_DR3_VAC_ages_v2.fits")
     return first
+
+
+def _catalog(objects: Objects, prefix: str) -> dict[str, Values]:
+    """Columns of numbers of a companion's table."""
+    return {
+        key: np.array([np.nan if value is None else value for value in objects.columns[name]], objects.survey.field(name).dtype)
+        for name, key in _of_form(objects, prefix).items()
+    }
 
 
 def arms(length: int) -> list[Values]:

@@ -72,7 +72,7 @@ def _parts(objects: Objects) -> dict[str, list[Any]]:
 
 def _known(objects: Objects, name: str, values: list[Any]) -> list[Any]:
     field = objects.survey.field(name)
-    in_header = "catalog/" not in (field.source_name(objects.form) or "")
+    in_header = "/" not in (field.source_name(objects.form) or "")
     fill = None if field.dtype == "string" or field.sentinels or field.error_of or not in_header else 1.5
     return [fill if value is None and fill is not None else value for value in values]
 

@@ -236,11 +236,12 @@ def _version(url: str) -> tuple[int | None, str]:
 
 
 def _companion_url(file: SourceFile, form: Form, role: str) -> str:
+    """Its place; a path cannot leave the host or bucket."""
     beside = companion_name(form, role, file.name)
-    place = file.urls[0].rsplit("/", 1)[0]
+    scheme, mark, place = file.urls[0].rsplit("/", 1)[0].rpartition("://")
     while beside.startswith("../"):
         place, beside = place.rsplit("/", 1)[0], beside.removeprefix("../")
-    return f"{place}/{beside}"
+    return f"{scheme}{mark}{place}/{beside}"
 
 
 def _bring_companion(file: SourceFile, form: Form, role: str, folder: Path, cache: str, held: ExitStack) -> None:
