@@ -40,6 +40,9 @@ FORMATS = (
 RANGED = frozenset({"mmu_v1", "mmu_v1_groups", "hats", "parquet_table"})
 """Formats whose reader also takes a file at a distance, and then reads no more of it than it needs."""
 
+GATHERED = frozenset({"plasticc_csv"})
+"""Formats whose arrays stand in no order that leads to a row: their reader sorts them once into a folder, and reads that."""
+
 
 @dataclass(frozen=True)
 class Skipped:
@@ -99,6 +102,13 @@ class RangedReader(Reader, Protocol):
         self, survey: Survey, form: str, source: RangedFile, rows: Int | None = None, members: Sequence[Field] = ()
     ) -> Int:
         """Byte ranges (n, 2) that hold all columns of the object table, or some members of some rows. Raises BrokenSource."""
+
+
+class GatheringReader(Reader, Protocol):
+    """What the modules of `GATHERED` provide beside; their `read_arrays` also takes the folder for the file."""
+
+    def gather_arrays(self, survey: Survey, form: str, path: Path, folder: Path) -> None:
+        """Fill a folder, with files in no folder of their own, in bounded memory. Raises BrokenSource."""
 
 
 def reader(name: str) -> Reader:

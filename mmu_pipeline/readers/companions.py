@@ -25,6 +25,11 @@ def find_companion(form: Form, role: str, path: Path) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
+def companions_there(form: Form, path: Path) -> list[Path]:
+    """Local paths of those companions that are there, in declared order."""
+    return [file for role in form.companions if (file := find_companion(form, role, path)) is not None]
+
+
 def companion(form: Form, role: str, path: Path) -> Path:
     """Local path of a companion. Raises BrokenSource where there is none."""
     found = find_companion(form, role, path)

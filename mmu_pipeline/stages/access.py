@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar, cast
@@ -11,14 +12,16 @@ from mmu_pipeline.catalog import Survey
 from mmu_pipeline.errors import SourceChanged, Unreachable
 from mmu_pipeline.fields import Field
 from mmu_pipeline.ranges import BLOCK, RangedFile, merged, request_count
-from mmu_pipeline.readers import RANGED, RangedReader, reader
+from mmu_pipeline.readers import GATHERED, RANGED, GatheringReader, RangedReader, reader
+from mmu_pipeline.readers.companions import companions_there
 from mmu_pipeline.redaction import public_url
 from mmu_pipeline.settings import Remote, settings
 from mmu_pipeline.sky import Int
 from mmu_pipeline.stages.build import Build, SourceFile
-from mmu_pipeline.stages.cache import is_kept
+from mmu_pipeline.stages.cache import derived, is_kept
 from mmu_pipeline.stages.download import is_local, reading
 from mmu_pipeline.stages.requests import Described, described, range_fetcher
+from mmu_pipeline.storage import fingerprint
 
 LEAST_ROUND_TRIPS = 6
 """What a reading by ranges waits for at least: the file's length, its directory, the headers of its datasets, their content."""
@@ -35,6 +38,19 @@ def whole_seconds(remote: Remote, size: int) -> float:
 def ranged_seconds(remote: Remote, at_once: int, requests: int, nbytes: int) -> float:
     """Estimated time of fetching ranges, some of them at a time."""
     return remote.latency_s * -(-requests // at_once) + nbytes / remote.bytes_per_second
+
+
+@contextmanager
+def gathered(survey: Survey, form_name: str, path: Path, cache: str) -> Iterator[Path]:
+    """A folder of the cache with the arrays of a local file of a format of `GATHERED`, made once for each version of it."""
+    form = survey.forms[form_name]
+    files = [path, *companions_there(form, path)]
+    found = [(str(file.absolute()), status.st_size, status.st_mtime_ns) for file in files for status in (file.stat(),)]
+    module = cast(GatheringReader, reader(form.reader))
+    key = fingerprint("gathered", survey, form_name, found)
+    nbytes = sum(size for _, size, _ in found)
+    with derived(key, cache, nbytes, lambda folder: module.gather_arrays(survey, form_name, path, folder)) as folder:
+        yield folder
 
 
 @dataclass
@@ -69,12 +85,12 @@ class Access:
                 return self._in_ranges(key, file, ranged, action)
             except _Failed:
                 self._open[key] = None
-        return self._whole(survey, file, key, action)
+        return self._whole(survey, file, key, rows, action)
 
-    def _whole(self, survey: Survey, file: SourceFile, key: str, action: Callable[[Path | RangedFile], T]) -> T:
-        build = self.build
+    def _whole(self, survey: Survey, file: SourceFile, key: str, rows: Int | None, action: Callable[[Path | RangedFile], T]) -> T:
+        build, form_name = self.build, self.build.sources[survey.name].form
         known = is_local(file.urls[0]) or is_kept(file, build.cache)
-        with reading(file, survey.forms[build.sources[survey.name].form], build.cache) as path:
+        with reading(file, survey.forms[form_name], build.cache) as path:
             if not is_local(file.urls[0]):
                 size = path.stat().st_size
                 before = self.moved.get(key, {"bytes": 0, "requests": 0})
@@ -83,7 +99,10 @@ class Access:
                     self.moved[key] = {"read": "whole", **now, "of": size}
                 elif key not in self.moved:
                     self.moved[key] = {"read": "cache", **before, "of": size}
-            return action(path)
+            if rows is None or survey.forms[form_name].reader not in GATHERED:
+                return action(path)
+            with gathered(survey, form_name, path, build.cache) as folder:
+                return action(folder)
 
     def _ranged(
         self, survey: Survey, file: SourceFile, key: str, rows: Int | None, members: Sequence[Field]

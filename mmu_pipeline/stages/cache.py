@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -49,6 +49,31 @@ def kept(file: SourceFile, cache: str) -> Iterator[Path]:
                 _make_room(Path(cache), file.size or 0, folder)
                 _fill(folder, file)
     raise Unreachable("the copy is gone from the cache as soon as it was fetched", file=public_url(file.urls[0]),
+                      hint="give the cache more room: MMU_CACHE_BYTES")  # fmt: skip
+
+
+@contextmanager
+def derived(key: str, cache: str, nbytes: int, make: Callable[[Path], None]) -> Iterator[Path]:
+    """A folder that `make` fills, unless one was filled for this key before; nobody removes it in the block.
+
+    `key` names all that the content follows from, `nbytes` is about what it takes. One process makes it, the others wait.
+    """
+    folder = Path(cache) / digest(key.encode())[:16]
+    for _ in range(ROUNDS):
+        with _held(folder, fcntl.LOCK_SH):
+            if (folder / NOTE).is_file():
+                os.utime(folder / NOTE)
+                yield folder
+                return
+        with _held(folder, fcntl.LOCK_EX):
+            if not (folder / NOTE).is_file():
+                for left in folder.iterdir():  # by a process that was killed
+                    if left.name != LOCK:
+                        left.unlink()
+                _make_room(Path(cache), nbytes, folder)
+                make(folder)
+                _write_note(folder, {"of": key})
+    raise Unreachable("what was made of a file is gone from the cache as soon as it was there", folder=folder,
                       hint="give the cache more room: MMU_CACHE_BYTES")  # fmt: skip
 
 
