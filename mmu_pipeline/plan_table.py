@@ -13,10 +13,10 @@ from mmu_pipeline.tables import counted, size, table
 
 def plan_table(plan: Plan, top: int = 10) -> Group:
     """What a build would read, where its surveys lie, and the best cells."""
-    columns = ("survey", "form", "files", "cells", "sky", "rows", "size", "to read")
+    columns = ("survey", "form", "files", "cells", "sky", "rows", "size", "to read", "read")
     places = [("from", survey.survey, survey.url) for survey in plan.surveys] + [("into", "", plan.root)]
     return Group(
-        table(columns, map(_survey_row, plan.surveys), right=columns[2:]),
+        table(columns, map(_survey_row, plan.surveys), right=columns[2:-1]),
         "",
         *_prospect_lines(plan.prospect, top),
         *(Text(f"{word}  {name} {url}") for word, name, url in places),
@@ -30,7 +30,8 @@ def _survey_row(survey: SurveyPlan) -> tuple[str, ...]:
     sky = "not scanned yet" if survey.area_deg2 is None else area(survey.area_deg2)
     to_read = size(survey.open_bytes) if survey.open_units else "nothing"
     cells = counted(len(survey.cells) or None)
-    return survey.survey, survey.form, counted(survey.files), cells, sky, rows, size(survey.nbytes), to_read
+    ways = ", ".join(survey.ways)
+    return survey.survey, survey.form, counted(survey.files), cells, sky, rows, size(survey.nbytes), to_read, ways
 
 
 def area(deg2: float) -> str:

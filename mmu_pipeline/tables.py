@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mmu_pipeline.catalog import Recipe, Survey
     from mmu_pipeline.simulate.demo import Demo
     from mmu_pipeline.stages.clean import Found
+    from mmu_pipeline.stages.moved import Moved
     from mmu_pipeline.stages.overview import Status
     from mmu_pipeline.stages.publish import Published
     from mmu_pipeline.stages.sizing import Estimate
@@ -152,13 +153,20 @@ def status_table(status: Status) -> Group:
     rows = ((s.stage, *(counted(n) for n in (s.units, s.done, s.partial, s.set_aside, s.rows))) for s in status.stages)
     skipped = [(s.stage, counted(count), reason) for s in status.stages for reason, count in s.skipped.items()]
     left_out = table(("stage", "rows left out", "reason"), skipped, right=("rows left out",))
+    remote = ("survey", "remote files", "size", "moved", "requests", "read")
+    moved = [(m.survey, counted(m.files), size(m.file_bytes), size(m.bytes), counted(m.requests), _ways(m)) for m in status.moved]
     return Group(
         table(columns, rows, right=columns[1:]),
         "",
         *((left_out, "") if skipped else ()),
+        *((table(remote, moved, right=remote[1:-1]), "") if moved else ()),
         *set_aside_lines(status.set_aside),
         f"[dim]published[/]  {status.version or 'nothing yet'}",
     )
+
+
+def _ways(moved: Moved) -> str:
+    return ", ".join(f"{way} {counted(times)}" for way, times in moved.readings.items())
 
 
 def published_lines(published: Published, seconds: float, page: str | None = None) -> Group:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Literal, TypeVar, cast
 
-from mmu_pipeline.catalog import Survey
+from mmu_pipeline.catalog import Form, Survey
 from mmu_pipeline.errors import SourceChanged, Unreachable
 from mmu_pipeline.fields import Field
 from mmu_pipeline.ranges import BLOCK, RangedFile, merged, request_count
@@ -27,6 +27,7 @@ LEAST_ROUND_TRIPS = 6
 """What a reading by ranges waits for at least: the file's length, its directory, the headers of its datasets, their content."""
 WORTH = 0.5
 """A whole copy can be checked, and serves later units and builds: ranges are taken where they cost less than this part of it."""
+Way = Literal["local", "whole", "ranges"]
 T = TypeVar("T")
 
 
@@ -51,6 +52,24 @@ def gathered(survey: Survey, form_name: str, path: Path, cache: str) -> Iterator
     nbytes = sum(size for _, size, _ in found)
     with derived(key, cache, nbytes, lambda folder: module.gather_arrays(survey, form_name, path, folder)) as folder:
         yield folder
+
+
+def expected_way(form: Form, file: SourceFile, remote: Remote) -> Way:
+    """How a file will be read, as far as its listing tells: by `ranges` only if what is wanted of it costs less than a copy."""
+    if is_local(file.urls[0]):
+        return "local"
+    if remote.way == "whole" or form.reader not in RANGED or form.companions:
+        return "whole"
+    if file.size is not None and file.size <= BLOCK:
+        return "whole"
+    if remote.way == "auto" and (file.sha256 is not None or _is_small(remote, file.size)):
+        return "whole"  # only a whole file can be compared with its published checksum
+    return "ranges"
+
+
+def _is_small(remote: Remote, size: int | None) -> bool:
+    """Whether a file comes whole before ranges of it could."""
+    return size is not None and whole_seconds(remote, size) <= LEAST_ROUND_TRIPS * remote.latency_s
 
 
 @dataclass
@@ -110,15 +129,9 @@ class Access:
         """The file opened for ranges, if that costs less than a copy of it and its server can."""
         remote, form_name = settings().remote, self.build.sources[survey.name].form
         form = survey.forms[form_name]
-        if remote.way == "whole" or form.reader not in RANGED or form.companions:
+        if expected_way(form, file, remote) != "ranges" or is_kept(file, self.build.cache):
             return None
-        if is_local(file.urls[0]) or is_kept(file, self.build.cache):
-            return None
-        if file.sha256 is not None and remote.way == "auto":
-            return None  # only a whole file can be compared with its published checksum
-        at_once, patience = settings().host.connections, LEAST_ROUND_TRIPS * remote.latency_s
-        if remote.way == "auto" and file.size is not None and whole_seconds(remote, file.size) <= patience:
-            return None
+        at_once = settings().host.connections
         try:
             found = described(file.urls[0])
             fetch = range_fetcher(file.urls[0], found) if found.tag and found.size and found.size > BLOCK else None
@@ -127,7 +140,7 @@ class Access:
         if file.tag and found.tag != file.tag:
             raise SourceChanged("the file changed since it was listed", file=public_url(file.urls[0]), listed=file.tag,
                               found=found.tag, hint="run again: it will be listed anew")  # fmt: skip
-        if fetch is None or found.size is None or (remote.way == "auto" and whole_seconds(remote, found.size) <= patience):
+        if fetch is None or found.size is None or (remote.way == "auto" and _is_small(remote, found.size)):
             return None
         self._seen[key] = found
         ranged = RangedFile(public_url(file.urls[0]), found.size, fetch, at_once)

@@ -13,8 +13,11 @@ import numpy as np
 from mmu_pipeline.errors import BadInput
 from mmu_pipeline.footprint import Footprint
 from mmu_pipeline.redaction import public_url
+from mmu_pipeline.settings import settings
 from mmu_pipeline.sky import Float
+from mmu_pipeline.stages.access import Way, expected_way
 from mmu_pipeline.stages.build import STAGES, Build, SourceFile, Unit
+from mmu_pipeline.stages.moved import Moved, moved_by_survey
 from mmu_pipeline.stages.pipeline import units_of
 from mmu_pipeline.stages.prospect import CELLS, RECEIPTS_AT_ONCE, Prospect, SurveySky, prospect, survey_skies
 from mmu_pipeline.stages.receipts import set_aside_of, stage_receipts
@@ -44,6 +47,8 @@ class SurveyPlan:
     """Of its footprint; None where it is not known before a scan."""
     footprint_order: int | None = None
     """HEALPix order to which the footprint is known: 4 from a listing, finer from rows."""
+    ways: dict[Way, int] = field(default_factory=dict)
+    """How many of its files will be read in what way; by `ranges` only where that will turn out to cost less than a copy."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,8 @@ class Status:
     """stage, unit and reason of each unit that is not whole."""
     version: str | None
     """The published version."""
+    moved: tuple[Moved, ...] = ()
+    """How its remote files were read, survey by survey."""
 
 
 def plan(build: Build) -> Plan:
@@ -137,7 +144,8 @@ def _files(unit: Unit) -> list[SourceFile]:
 def _survey_plan(build: Build, name: str, units: list[Unit]) -> SurveyPlan:
     source, cells = build.sources[name], np.zeros(CELLS, bool)
     files, nbytes, rows, found, open_bytes = 0, 0, 0, 0, 0
-    unknown = False
+    form, remote = build.surveys[name].forms[source.form], settings().remote
+    unknown, ways = False, Counter[Way]()
     for start in range(0, len(units), RECEIPTS_AT_ONCE):
         part = units[start : start + RECEIPTS_AT_ONCE]
         known = each(build.root, lambda unit: valid_receipt(build.root, "scan", unit.name, unit.fingerprint), part)
@@ -145,6 +153,7 @@ def _survey_plan(build: Build, name: str, units: list[Unit]) -> SurveyPlan:
             for file in _files(unit):
                 files, nbytes = files + 1, nbytes + (file.size or 0)
                 unknown |= file.size is None
+                ways[expected_way(form, file, remote)] += 1
                 cells[list(file.cells or ())] = True
             rows += receipt.rows_out if receipt else 0
             found += receipt is not None
@@ -159,6 +168,7 @@ def _survey_plan(build: Build, name: str, units: list[Unit]) -> SurveyPlan:
         rows=rows if found == len(units) else None,
         open_units=len(units) - found,
         open_bytes=open_bytes,
+        ways=dict(sorted(ways.items())),
     )
 
 
@@ -184,7 +194,7 @@ def _on_the_sky(sky: SurveySky) -> dict[str, Any]:
 
 def status(build: Build) -> Status:
     """Read the receipts of a build. Writes nothing."""
-    stages, set_aside = [], []
+    stages, set_aside, readers = [], [], []
     for stage in STAGES:
         receipts = stage_receipts(build, stage)
         skipped: Counter[str] = Counter()
@@ -196,6 +206,7 @@ def status(build: Build) -> Status:
             StageStatus(stage, len(receipts), states["done"], states["partial"], states["set_aside"], rows, dict(skipped))
         )
         set_aside += set_aside_of(receipts)
+        readers += receipts if stage in ("scan", "samples") else []
     latest = latest_path(build.recipe.name)
     version = build.root.read_bytes(latest).decode().strip() if build.root.exists(latest) else None
-    return Status(build.recipe.name, tuple(stages), tuple(set_aside), version)
+    return Status(build.recipe.name, tuple(stages), tuple(set_aside), version, moved_by_survey(readers))
