@@ -16,7 +16,7 @@ from mmu_pipeline.readers.bounded import check_held
 
 BUCKET_BYTES = 64 * 1024**2
 """Of the tables' text, about what one bucket holds: it is sorted in memory."""
-MOST_BUCKETS = 512
+MOST_BUCKETS = 256
 """All are open for writing at once."""
 ROW_GROUP = 8192
 """Rows that are read for one object: some 300 kB."""
