@@ -26,8 +26,6 @@ from mmu_pipeline.readers.ragged import finished, needed_members, of_arrays
 from mmu_pipeline.sky import Int
 
 NO_ID = "no object id"
-LIST_LEVELS = {"list", "element", "item", "array"}
-"""What Parquet writers put between the names of a nested column."""
 SIDE_BY_SIDE = re.compile(r"(.*)\{(.*)\}(.*)")
 
 
@@ -136,7 +134,8 @@ def _opened(path: Path | RangedFile) -> Iterator[Partition]:
         try:
             schema = file.schema
             paths = [schema.column(at).path for at in range(len(schema))]
-            yield Partition(file, {_dotted(path): path for path in paths})
+            names = [name for field in file.schema_arrow for name in _leaves(field.name, field.type)]
+            yield Partition(file, dict(zip(names, paths, strict=True)))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
@@ -174,9 +173,20 @@ def _column(file: Partition, names: Sequence[str], column: str, rows: Int | None
     return _numpy(_inside(array, below), column)
 
 
-def _dotted(path: str) -> str:
-    first, *below = path.split(".")
-    return ".".join([first, *(part for part in below if part not in LIST_LEVELS)])
+def _leaves(name: str, kind: Any) -> Iterator[str]:
+    """Dotted names of the columns below one, in the order of the Parquet schema, without the levels that lists add."""
+    if isinstance(kind, pa.BaseExtensionType):
+        yield from _leaves(name, kind.storage_type)
+    elif pa.types.is_struct(kind):
+        for field in kind:
+            yield from _leaves(f"{name}.{field.name}", field.type)
+    elif pa.types.is_map(kind):
+        yield from _leaves(f"{name}.key", kind.key_type)
+        yield from _leaves(f"{name}.value", kind.item_type)
+    elif pa.types.is_nested(kind):
+        yield from _leaves(name, kind.value_type)
+    else:
+        yield name
 
 
 def _present(leaves: dict[str, str], names: Sequence[str]) -> str | None:

@@ -92,12 +92,14 @@ def write_files(folder: Path, survey: Survey, form: str, seen: pa.Table, seed: i
         raise BadInput(f"no files of {survey.name} in the form {form!r} can be made", hint=f"forms: {known or 'none'}")
     folder.mkdir(parents=True, exist_ok=True)
     seen = seen.append_column("object_id", pa.array(ids_of(survey.name, form, seen), pa.string()))
-    if (survey.name, form) in WRITERS:
-        ready = consistent(invented(survey, form, seen, seen["object_id"].to_pylist(), seed))
-        return Written(folder, kept(ready), tuple(WRITERS[survey.name, form](folder, ready)))
-    if form == "hats":
-        return _hats(folder, survey, seen, seed)
-    return _cells(folder, survey, seen, seed)
+    return _hats(folder, survey, seen, seed) if form == "hats" else _files(folder, survey, form, seen, seed)
+
+
+def _files(folder: Path, survey: Survey, form: str, seen: pa.Table, seed: int) -> Written:
+    if (survey.name, form) not in WRITERS:
+        return _cells(folder, survey, seen, seed)
+    ready = consistent(invented(survey, form, seen, seen["object_id"].to_pylist(), seed))
+    return Written(folder, kept(ready), tuple(WRITERS[survey.name, form](folder, ready)))
 
 
 def _cells(folder: Path, survey: Survey, seen: pa.Table, seed: int) -> Written:
@@ -140,7 +142,7 @@ def _joined(parts: list[Objects]) -> Objects:
 def _hats(folder: Path, survey: Survey, seen: pa.Table, seed: int) -> Written:
     """A HATS catalog whose partitions hold the rows of the cells."""
     with TemporaryDirectory() as aside:
-        cells = _cells(Path(aside), survey, seen, seed)
+        cells = _files(Path(aside), survey, "mmu_v1", seen, seed)
         paths = [_partition(folder, survey.name, path) for path in cells.paths]
     known = {field.name for field in survey.fields if field.is_carried("hats")}
     columns = {name: hats.as_published(name, values) for name, values in cells.objects.columns.items() if name in known}
