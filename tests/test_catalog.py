@@ -199,3 +199,10 @@ def test_of_several_observations_a_primary_keeps_all_and_a_counterpart_one_unles
     assert repeats_of(near.model_copy(update={"pick": "all"}), rated) == "all"
     assert repeats_of(near.model_copy(update={"repeats": "best: exposure asc"}), rated) == "best: exposure asc"
     assert repeats_of(Counterpart(survey="gaia", radius_arcsec=1, repeats="first"), gaia) == "all"
+
+
+def test_only_companions_can_be_optional() -> None:
+    known = load_surveys()["desi"].model_dump(by_alias=True)
+    known["forms"]["coadd"]["optional"] = ("zcat",)
+    with pytest.raises(ValueError, match="optional names what is no companion"):
+        Survey.model_validate(known)

@@ -79,7 +79,8 @@ def test_versions_of_companions_are_listed_here_and_at_a_distance(tmp_path: Path
     for name in ("spectra/coadd-1.fits", "redshifts/redrock-1.fits", "spectra/coadd-2.fits", "all.fits"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
-    companions = {"redrock": ("coadd-", "../redshifts/redrock-"), "catalog": ("*", "../all.fits"), "none": ("*", "../x/y")}
+    companions = {"redrock": ("coadd-", "../redshifts/redrock-"), "catalog": ("*", "../all.fits"), "none": ("*", "../x/y"),
+                  "far": ("*", f"{'../' * 9}x/y")}  # fmt: skip
     form = Form(reader="x", files=("*/coadd-*",), companions=companions)
 
     def versions(place: str) -> dict[str, list[tuple[str, int | None, str]]]:
