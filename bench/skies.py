@@ -21,10 +21,12 @@ RADIUS = 1.0
 Places = tuple[np.ndarray, np.ndarray]
 
 
-def two_skies(rows: int, other: int, degrees: float | None = None, seed: int = 0) -> tuple[Places, Places]:
+def two_skies(
+    rows: int, other: int, degrees: float | None = None, seed: int = 0, share: float = 0.5
+) -> tuple[Places, Places]:
     """ra, dec of two catalogs over the whole sky, or over a square of some degrees.
 
-    Every second object of the smaller one lies within an arcsecond of one of the other's.
+    That share of the smaller one's objects, every second, lies within an arcsecond of one of the other's.
     """
     rng = np.random.default_rng(seed)
 
@@ -34,7 +36,7 @@ def two_skies(rows: int, other: int, degrees: float | None = None, seed: int = 0
         return rng.uniform(40, 40 + degrees, count), rng.uniform(0, degrees, count)
 
     (ra, dec), (also, up) = places(rows), places(other)
-    shared = min(rows, other) // 2
+    shared = int(min(rows, other) * share)
     also[:shared], up[:shared] = ra[:shared], np.clip(dec[:shared] + rng.normal(0, 0.3 / 3600, shared), -90, 90)
     return (ra, dec), (also, up)
 
