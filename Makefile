@@ -15,7 +15,7 @@ help:
 	@echo "make cluster       PostgreSQL, Prefect, Dask and S3 on this machine, and a scheduled build; cluster-down ends them"
 	@echo "make test   unit, property, real-data and reader-conformance tests"
 	@echo "make check  lint and types"
-	@echo "make bench  the measurements of bench/, some ten minutes"
+	@echo "make bench  the measurements of bench/, an hour, most of it other libraries'"
 	@echo "make lock   renew requirements.lock"
 
 $(VENV)/ready: requirements.lock pyproject.toml
@@ -60,7 +60,7 @@ types: setup
 	$(BIN)/mypy
 
 bench: setup
-	for name in shards orchestration match reading loading reshard index; do $(BIN)/python -m bench.$$name || echo "$$name: a goal is missed"; done
+	for name in shards orchestration match reading loading reshard index tables fetch; do $(BIN)/python -m bench.$$name || echo "$$name: a goal is missed"; done
 
 lock:
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock

@@ -21,9 +21,7 @@ RADIUS = 1.0
 Places = tuple[np.ndarray, np.ndarray]
 
 
-def two_skies(
-    rows: int, other: int, degrees: float | None = None, seed: int = 0, share: float = 0.5
-) -> tuple[Places, Places]:
+def two_skies(rows: int, other: int, degrees: float | None = None, seed: int = 0, share: float = 0.5) -> tuple[Places, Places]:
     """ra, dec of two catalogs over the whole sky, or over a square of some degrees.
 
     That share of the smaller one's objects, every second, lies within an arcsecond of one of the other's.
