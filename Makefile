@@ -47,7 +47,8 @@ cluster: setup $(S3)/ready postgres
 cluster-down: setup
 	$(BIN)/python -m flows.loopback down --folder cluster
 
-test: setup $(S3)/ready postgres
+test: setup $(S3)/ready
+	@$(MAKE) --no-print-directory postgres || echo "PostgreSQL cannot be installed: the test of make cluster is skipped"
 	$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
 check: lint types

@@ -17,7 +17,7 @@ from mmu_pipeline.stages.sizing import FEWEST_UNITS, Load, Nodes, Rate, estimate
 from mmu_pipeline.storage import Root
 
 LOADS = [
-    Load("scan", 1000, 10**6, 10**12, 10**8),
+    Load("scan", 1000, 10**6, 10**12, 10**8, 10**12),
     Load("objects", 1000, 10**6, 10**8, 10**8),
     Load("match", 1000, 10**6, 10**8, 10**8),
     Load("samples", 1000, 10**6, 10**12, 10**12),

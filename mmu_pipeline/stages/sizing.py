@@ -67,6 +67,8 @@ class Load:
     nbytes: int
     """Read by its units."""
     written: int
+    fetched: int = 0
+    """Of what is read, what comes from the servers of the surveys."""
 
 
 @dataclass(frozen=True)
@@ -170,11 +172,16 @@ def loads(build: Build, plan: Plan) -> list[Load]:
     rows = {name: rows_of(of[name], build.surveys[name].expected_rows, row_bytes[name]) for name in recipe.survey_names}
     total, primary = sum(rows.values()), rows[recipe.primary.survey]
     files = sum(survey.files for survey in plan.surveys)
-    source = sum(survey.nbytes or rows[survey.survey] * row_bytes[survey.survey] for survey in plan.surveys)
+    by_ranges = {name for name, survey in of.items() if "ranges" in survey.ways and "whole" not in survey.ways}
+    source = {name: of[name].nbytes or rows[name] * row_bytes[name] for name in of}
+    source |= {name: rows[name] * BYTES_OF_A_ROW for name in by_ranges}
+    copied = sum(source[name] for name in of if "whole" in of[name].ways)
+    listed = sum(source[name] for name in by_ranges)
     members: dict[str, int] = dict.fromkeys(recipe.survey_names, 0)
     for member in sample_members(recipe, build.surveys):
         members[member.survey] += member.field.nominal_bytes
-    arrays = sum(min(primary, rows[name]) * nbytes for name, nbytes in members.items())
+    matched = {name: min(primary, rows[name]) * nbytes for name, nbytes in members.items()}
+    arrays = sum(matched.values())
     cells = max(1, len(of[recipe.primary.survey].cells))
     tables = total * BYTES_OF_A_ROW
     shards = max(1, -(-arrays // int(recipe.shards.target_bytes)))
@@ -183,11 +190,11 @@ def loads(build: Build, plan: Plan) -> list[Load]:
     read = sum(100 * count * times for count, times in zip(joined, passes, strict=True))
     keys = Load("keys", sum(passes), sum(joined), read, 100 * sum(joined))
     return [
-        Load("scan", files, total, source, tables),
+        Load("scan", files, total, sum(source.values()), tables, copied + listed),
         Load("objects", max(cells, len(of)), total, tables, tables),
         *([keys] if joined else []),
         Load("match", cells, primary, tables, primary * BYTES_OF_A_ROW),
-        Load("samples", cells, primary, arrays, arrays),
+        Load("samples", cells, primary, arrays, arrays, sum(matched[name] for name in by_ranges)),
         Load("shards", shards, primary, arrays, arrays),
     ]
 
@@ -195,12 +202,12 @@ def loads(build: Build, plan: Plan) -> list[Load]:
 def estimate(
     loads: Sequence[Load], nodes: Nodes, rates: Mapping[str, Rate], batch_bytes: int, guessed: Sequence[str]
 ) -> Estimate:
-    """Size a build. Each stage takes the longest of: its core-seconds on all workers, its bytes over the nodes' network, its
-    download from the sources (scan), and one unit on one worker."""
+    """Size a build. Each stage takes the longest of: its core-seconds on all workers, its bytes over the nodes' network, what
+    it fetches from the sources at their rate, and one unit on one worker."""
     stages = tuple(_stage(load, nodes, rates.get(load.stage, MEASURED.get(load.stage, Rate(5e-3, 1e-5, 1e-9)))) for load in loads)
     of = {load.stage: load for load in loads}
     stored = {
-        "source files": of["scan"].nbytes,
+        "copies of source files, as far as they are fetched whole": of["scan"].fetched,
         "object tables": of["objects"].written,
         "match table": of["match"].written,
         "pieces, until a version is complete": of["samples"].written,
@@ -231,7 +238,7 @@ def _stage(load: Load, nodes: Nodes, rate: Rate) -> StageEstimate:
     limits: dict[Bound, float] = {
         "workers": cores / (nodes.count * nodes.workers * BALANCE),
         "network": (load.nbytes + load.written) / (nodes.count * nodes.network),
-        "source": load.nbytes / nodes.source if load.stage == "scan" else 0.0,
+        "source": load.fetched / nodes.source,
         "one unit": cores / load.units if load.units else 0.0,
     }
     bound = max(limits, key=lambda name: limits[name])
