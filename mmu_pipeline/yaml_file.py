@@ -14,8 +14,8 @@ from mmu_pipeline.errors import BadInput
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class _Loader(yaml.SafeLoader):
-    """The safe loader, with true and false as in YAML 1.2: `on`, a key of recipes, is a word."""
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """The safe loader, in C where it is there, with true and false as in YAML 1.2: `on`, a key of recipes, is a word."""
 
 
 _BOOL = "tag:yaml.org,2002:bool"
@@ -36,9 +36,9 @@ class Misplaced(ValueError):
 def load_yaml(path: Path, kind: type[Model]) -> Model:
     """One YAML file as a validated model. Raises BadInput naming file, line and key."""
     try:
-        text = path.read_text()
-        data = yaml.load(text, Loader=_Loader)  # noqa: S506 a safe loader
-        tree = yaml.compose(text, Loader=_Loader)
+        loader = _Loader(path.read_text())
+        tree = loader.get_single_node()
+        data = None if tree is None else loader.construct_document(tree)
     except OSError as error:
         raise BadInput("cannot read the file", file=path, reason=error.strerror) from error
     except yaml.MarkedYAMLError as error:
