@@ -272,7 +272,11 @@ def test_text_or_an_unknown_marker_among_reals_is_named_with_its_column(
     survey, written = SURVEYS[name], simulated(name, form, tmp_path)
     field, path = real_column(survey, form), written.paths[0]
     assert field is not None
-    source = field.source_names(form)[-1 if form == "hats" else 0]  # records are flat in these files
+    names = field.source_names(form)
+    if path.suffix == ".parquet":
+        there = [name.lower() for name in pq.read_schema(path).names]
+        names = tuple(name for name in names if name.split(".")[0].lower() in there)
+    source = names[0]
     put(path, survey, form, source, value)
     with pytest.raises(BrokenSource) as caught:
         read_all(survey, form, path)
