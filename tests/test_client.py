@@ -62,7 +62,7 @@ def test_units_run_in_jobs_of_a_batch_system(slurm: Path, tmp_path: Path, worker
     path = profile(tmp_path, workers=workers, cluster=OPTIONS)
     with open_client(f"slurm:{path}") as client:
         done = list(run_units(client, where_it_ran, build_at(tmp_path), units_named(*(str(i) for i in range(20)))))
-        pids = {int(str(outcome.facts["pid"])) for outcome in done}
+        pids = {int(str(outcome.receipt.facts["pid"])) for outcome in done}
     assert len(done) == 20
     assert os.getpid() not in pids
     script = next(slurm.glob("*.sh")).read_text()

@@ -8,7 +8,7 @@ import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
 from datasets import load_dataset
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mmu_pipeline.catalog import Survey
@@ -26,6 +26,7 @@ ANY = hnp.arrays(np.float32, hnp.array_shapes(max_dims=3, min_side=0, max_side=9
 
 
 @given(ANY)
+@example(np.array([5.598269e-39], np.float32))
 def test_int16_moves_no_value_by_more_than_half_a_step(values: np.ndarray) -> None:
     stored, scale, loss = narrowed(values, "int16")
     back, finite = widened(stored, scale), np.isfinite(values)

@@ -103,9 +103,13 @@ def narrowed(array: Array, dtype: str) -> tuple[Array, float, Loss]:
 
 
 def _scale(largest: float) -> float:
-    """The step of int16, a float32 rounded down: so the largest step stays within the range of float32. 1 for zeros."""
+    """The step of int16, a float32 rounded down: so the largest step stays within the range of float32. 1 for zeros.
+
+    It is never below the smallest normal float32, under which steps lose their precision.
+    """
     scale = np.float32(largest / LARGEST_INT)
-    return float(np.nextafter(scale, np.float32(0)) if float(scale) * LARGEST_INT > largest else scale) or 1.0
+    step = float(np.nextafter(scale, np.float32(0)) if float(scale) * LARGEST_INT > largest else scale)
+    return max(step, float(np.finfo(np.float32).tiny)) if largest else 1.0
 
 
 def widened(stored: Array, scale: float, out: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
