@@ -8,12 +8,13 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export HF_HUB_OFFLINE := 1
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup demo cluster cluster-down postgres test check lint types lock bench clean
+.PHONY: help setup demo cluster cluster-down postgres test test-long check lint types lock bench clean
 
 help:
 	@echo "make demo   simulate a small sky, build hsc x sdss x gaia, write a page with pictures"
 	@echo "make cluster       PostgreSQL, Prefect, Dask and S3 on this machine, and a scheduled build; cluster-down ends them"
 	@echo "make test   unit, property, real-data and reader-conformance tests"
+	@echo "make test-long  faults that take minutes, and make cluster from start to end"
 	@echo "make check  lint and types"
 	@echo "make bench  the measurements of bench/, an hour, most of it other libraries'"
 	@echo "make lock   renew requirements.lock"
@@ -47,9 +48,12 @@ cluster: setup $(S3)/ready postgres
 cluster-down: setup
 	$(BIN)/python -m flows.loopback down --folder cluster
 
-test: setup $(S3)/ready
-	@$(MAKE) --no-print-directory postgres || echo "PostgreSQL cannot be installed: the test of make cluster is skipped"
+test: setup
 	$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
+
+test-long: setup $(S3)/ready
+	@$(MAKE) --no-print-directory postgres || echo "PostgreSQL cannot be installed: the test of make cluster is skipped"
+	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
 
 check: lint types
 

@@ -48,7 +48,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, st
         loopback("down", "--folder", folder, "--purge")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_a_scheduled_build_and_runs_on_demand_and_the_end_of_just_these_processes(cluster: tuple[Path, str]) -> None:
     folder, said = cluster
