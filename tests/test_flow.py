@@ -136,7 +136,8 @@ def test_what_changed_in_the_sources_is_built_anew_and_the_rest_is_reused(sky: P
     cells = {tally.stage: tally for tally in second.stages}
     for stage in ("objects", "match", "samples"):
         assert 0 < cells[stage].done < 30, stage  # the partitions that changed, and cells whose margin reaches into them
-        assert cells[stage].reused == cells[stage].units - cells[stage].done > 60
+        assert cells[stage].reused == cells[stage].units - cells[stage].done
+        assert cells[stage].reused > cells[stage].done
     undisturbed = tmp_path / "undisturbed"
     build(**{**options, "root": str(undisturbed)})
     assert published_bytes(root) == published_bytes(undisturbed)

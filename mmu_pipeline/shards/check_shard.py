@@ -60,12 +60,8 @@ def _mapped(root: Root, name: str) -> Iterator[memoryview]:
         if not root.is_local:
             path = Path(folder, name)
             root.fs.get_file(root.path(name), str(path))
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            view = memoryview(content)
-            try:
-                yield view
-            finally:
-                view.release()
+        with path.open("rb") as file:  # the mapping ends with its last view, which may outlive the block for a moment
+            yield memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _sample_problems(tar: memoryview, name: str, manifest: Mapping[str, Any], count: int, rows: pa.Table | None) -> Iterator[str]:
