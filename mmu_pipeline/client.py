@@ -29,6 +29,9 @@ CONFIG = {
     "distributed.scheduler.worker-saturation": 1.0,
     "distributed.scheduler.allowed-failures": 0,
     "distributed.comm.timeouts.connect": "5s",
+    # Its profiler asks for the frames of all threads 100 times a second, which can lock CPython 3.11 up for good before 3.11.9
+    # (python/cpython#106883): no thread runs again, no signal is heard.
+    "distributed.worker.profile.enabled": False,
     # A local cluster that gives up on a dead worker in 15 s has none left when a loaded machine starts new ones slower than that.
     "distributed.deploy.lost-worker-timeout": "1 hour",
 }

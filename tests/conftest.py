@@ -18,6 +18,7 @@ from mmu_pipeline import storage
 os.environ["PREFECT_HOME"] = str(
     Path(tempfile.gettempdir(), f"mmu-tests-prefect-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}")
 )
+os.environ.setdefault("DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED", "False")  # for workers that tests start: docs/cluster.md
 os.environ.setdefault("MMU_RETRY_FOR_S", "0.2")  # servers on this machine that fail in a test do so at once or for good
 
 

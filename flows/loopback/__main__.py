@@ -66,6 +66,7 @@ class Settings:
             "AWS_SECRET_ACCESS_KEY": self.s3_secret,
             "AWS_DEFAULT_REGION": "us-east-1",
             "OMP_NUM_THREADS": "1",
+            "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",  # docs/cluster.md
         }
 
     @property
