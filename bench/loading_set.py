@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from mmu_pipeline.fields import Array
 from mmu_pipeline.shards.index import INDEX_PATH
-from mmu_pipeline.shards.manifest import MANIFEST_PATH
+from mmu_pipeline.shards.manifest import FORMAT_VERSION, MANIFEST_PATH
 from mmu_pipeline.shards.samples import Sample
 from mmu_pipeline.shards.side_files import tar_index, tar_index_path
 from mmu_pipeline.shards.tar import write_samples
@@ -59,5 +59,12 @@ def make_set(folder: Path, shapes: dict[str, tuple[int, ...]], count: int) -> Pa
     members = [{"name": name, "dtype": "float32", "shape": list(shape)} for name, shape in shapes.items()]
     scalars = [{"name": name, "dtype": kind} for name, kind in SCALARS.items()]
     splits = {"train": {"samples": count, "shards": shards}}
-    root.write_json(MANIFEST_PATH, {"set_digest": "0" * 32, "splits": splits, "members": members, "scalars": scalars})
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "set_digest": "0" * 32,
+        "splits": splits,
+        "members": members,
+        "scalars": scalars,
+    }
+    root.write_json(MANIFEST_PATH, manifest)
     return folder

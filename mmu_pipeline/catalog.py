@@ -279,6 +279,8 @@ class ShardRule(_Model):
     """The number of shards of a split is a multiple of this (ranks x workers) where there are samples enough."""
     sha256: bool = False
     """Whether SHA256SUMS is written beside the shards."""
+    count_in_name: bool = False
+    """Whether a shard's name ends in its number of samples, `train-000000_512.tar`: zoobot takes the size of a set from there."""
     dtype: Literal["float32", "float16", "int16"] = "float32"
     """Type of images, and of what has an inverse variance: as declared, halved, or steps of a scale that each sample holds."""
 

@@ -273,6 +273,9 @@ def reshard(
     balance: Annotated[str | None, typer.Option(metavar="COLUMN", help="Every shard gets its share of each value.")] = None,
     limit_per_class: Annotated[str | None, typer.Option(metavar="COLUMN=N", help="At most N samples of each value.")] = None,
     sha256: Annotated[bool | None, typer.Option("--sha256/--no-sha256", help="Write SHA256SUMS.")] = None,
+    count_in_name: Annotated[
+        bool | None, typer.Option("--count-in-name/--plain-names", help="End names of shards in their number of samples.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the new set.")] = None,
     cluster: Annotated[
         str | None, typer.Option(help="Copy on a cluster: local:4, tcp://host:port. Else in this process.")
@@ -290,7 +293,7 @@ def reshard(
         "where": where, "cone": cone, "moc": None if moc is None else _place(moc), "split": split, "members": members,
         "target_bytes": target_bytes, "samples_per_shard": samples_per_shard, "multiple_of": multiple_of,
         "world_size": world_size, "seed": seed, "balance": balance, "limit_per_class": limit_per_class,
-        "sha256": sha256, "name": name,
+        "sha256": sha256, "count_in_name": count_in_name, "name": name,
     }  # fmt: skip
     rule, places = options.rule_of(texts), [_place(place) for place in shards]
     start = time.monotonic()

@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from tests.small_set import SmallSet, make_small_set
+from tests.small_set import RECIPE, SmallSet, make_small_set
 
 SPLITS = ("train", "validation", "test")
 
@@ -192,6 +192,27 @@ def test_sizes_of_the_shards(small_set):
     assert sizes == {
         shard["name"]: shard["samples"] for part in small_set.manifest["splits"].values() for shard in part["shards"]
     }
+
+
+def test_names_of_shards_give_zoobot_the_size_of_a_set(tmp_path):
+    """It takes what follows the last underscore of each name, and wants all of them together to be a multiple of the batch."""
+    rule = RECIPE.shards.model_copy(update={"count_in_name": True, "multiple_of": 8, "samples_per_shard": 16})
+    made = make_small_set(tmp_path, RECIPE.model_copy(update={"shards": rule}))
+    for split in SPLITS:
+        names = made.split(split)
+        sizes = [int(name.removesuffix(".tar").split("_")[-1]) for name in names]
+        assert sizes == [len(pq.read_table((made.path / name).with_suffix(".parquet"))) for name in names]
+        assert sum(sizes) % 8 == 0
+        assert sum(sizes) == made.manifest["splits"][split]["samples"]
+
+
+def test_the_index_in_hugging_face_datasets(small_set, offline):
+    from datasets import load_dataset
+
+    path = str(small_set.path / "index/samples.parquet")
+    rows = load_dataset("parquet", data_files=path, split="train", cache_dir=offline)
+    assert sorted(rows["key"]) == sorted(small_set.samples)
+    assert rows["offset"] == pq.read_table(path)["offset"].to_pylist()
 
 
 def test_the_index_in_lsdb(small_set):

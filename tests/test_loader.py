@@ -4,12 +4,14 @@ import gc
 import pickle
 import subprocess
 import sys
-from itertools import chain
+from itertools import chain, islice
 
 import numpy as np
 import pytest
 import torch
 import webdataset as wds
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from mmu_pipeline.errors import BadInput, BrokenArtefact
@@ -29,6 +31,12 @@ def small_set(tmp_path_factory) -> SmallSet:
 @pytest.fixture(scope="module")
 def dataset(small_set) -> ShardDataset:
     return ShardDataset(small_set.path)
+
+
+@pytest.fixture(scope="module")
+def bare(small_set) -> ShardDataset:
+    """No arrays: for tests of the order alone."""
+    return ShardDataset(small_set.path, members=[], columns=[])
 
 
 def rows_of(batches) -> list[list[int]]:
@@ -108,6 +116,24 @@ def test_it_goes_on_with_other_ranks_and_another_batch_size(dataset):
         state = after
     assert sorted(seen) == list(range(len(dataset)))
     assert state["epoch"] == 1
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(1, 5), st.integers(1, 3), st.integers(0, 12), st.integers(1, 5), st.sampled_from(["global", "block", None]))
+def test_any_world_threads_and_step_of_resume_cover_every_sample_once(bare, world, threads, stop, then, shuffle):
+    """On `world` ranks up to the step `stop`, on `then` ranks from there."""
+    seen, state = [], {"epoch": 0}
+    for rank in range(world):
+        loader = ShardLoader(bare, 6, seed=1, rank=rank, world=world, threads=threads, shuffle=shuffle)
+        state = loader.state_dict()
+        for batch in islice(loader, stop):
+            seen += batch["row"].tolist()
+            state = loader.state_dict()
+    for rank in range(then if state["epoch"] == 0 else 0):
+        loader = ShardLoader(bare, 5, seed=1, rank=rank, world=then, threads=threads, shuffle=shuffle)
+        loader.load_state_dict(state)
+        seen += chain.from_iterable(rows_of(loader))
+    assert sorted(seen) == list(range(len(bare)))
 
 
 def test_a_pass_that_is_broken_off_starts_anew(dataset):
@@ -203,6 +229,14 @@ def test_tensors_share_the_memory_of_the_batch(dataset):
         assert np.array_equal(batch["imager.image"].numpy(), wanted["imager.image"])
         assert all(np.array_equal(a.numpy(), b) for a, b in zip(batch["curves.noise"], wanted["curves.noise"], strict=True))
         assert batch["key"] == wanted["key"]
+
+
+def test_packed_tensors_are_nested_ones_without_a_copy(dataset):
+    batch = next(iter(ShardLoader(dataset, 8, output="torch", ragged="packed")))
+    nested = torch.nested.nested_tensor_from_jagged(batch["curves.flux"], batch["curves.flux.offsets"])
+    wanted = dataset.batch(batch["row"].numpy(), ragged="list")["curves.flux"]
+    assert nested.values().data_ptr() == batch["curves.flux"].data_ptr()
+    assert all(np.array_equal(one.numpy(), other) for one, other in zip(nested.unbind(), wanted, strict=True))
 
 
 def test_arrays_in_the_memory_of_a_tensor_become_parts_of_it():

@@ -51,6 +51,21 @@ def shard_set(demo: Demo) -> ShardSet:
     return open_set(demo.shards)
 
 
+def test_the_code_of_the_training_page_runs_on_the_set_of_the_demo(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(demo.root.parents[1])
+    page = (Path(__file__).parents[1] / "docs" / "training.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 6
+    given: dict[str, Any] = {}
+    for block in blocks:
+        exec(block.replace("demo/root", str(demo.root)), given)
+        assert len(next(iter(given.get("loader", [[1]]))))
+    assert given["sample"]["hsc.image"].shape == (5, 160, 160)
+    assert given["table"].num_rows == len(given["dataset"])
+    assert given["images"].shape[1:] == (5, 96, 96)
+    assert next(iter(given["data"]))["hsc.image.npy"].shape == (5, 160, 160)
+
+
 REFERENCES = ("src", "href", "xlink:href", "data", "action", "srcset")
 
 

@@ -25,6 +25,7 @@ from pyarrow import csv
 from mmu_pipeline.catalog import load_recipe, load_surveys
 from mmu_pipeline.errors import BadInput, BrokenSource, PipelineError, Unreachable
 from mmu_pipeline.jpeg import pixels_of
+from mmu_pipeline.loader import ShardDataset
 from mmu_pipeline.readers import hdf5, hdf5_dataset
 from mmu_pipeline.readers.bounded import check_columns, check_images, unpacked
 from mmu_pipeline.redaction import without_secrets
@@ -164,11 +165,14 @@ def test_a_picture_of_too_many_pixels_is_refused(monkeypatch: pytest.MonkeyPatch
 def test_a_manifest_whose_names_lead_elsewhere_is_refused(change: dict[str, str], tmp_path: Path) -> None:
     shard = {"name": "train-000000.tar", "digest": "0" * 32}
     for content in (shard, {**shard, **change}):
-        (tmp_path / "manifest.json").write_text(json.dumps({"format_version": _format(), "shards": [content]}))
+        splits = {"train": {"samples": 1, "shards": [content]}}
+        (tmp_path / "manifest.json").write_text(json.dumps({"format_version": _format(), "splits": splits}))
         if content == shard:
-            assert read_manifest(Root(str(tmp_path)))["shards"] == [shard]
+            assert read_manifest(Root(str(tmp_path)))["splits"] == splits
     with pytest.raises(BadInput, match="name or digest"):
         read_manifest(Root(str(tmp_path)))
+    with pytest.raises(BadInput, match="name or digest"):
+        ShardDataset(tmp_path)
 
 
 def _format() -> Any:

@@ -21,8 +21,7 @@ from mmu_pipeline.loader.layout import Bytes, Choice, Layout, chosen, layout_of
 from mmu_pipeline.loader.local_shards import LocalShards
 from mmu_pipeline.loader.places import Places, Shard, find_places, index_rows, joined_places, shards_of
 from mmu_pipeline.loader.remote_shards import CACHE_BYTES, RemoteShards, cache_folder
-from mmu_pipeline.shards.manifest import MANIFEST_PATH
-from mmu_pipeline.shards.opened import set_folder
+from mmu_pipeline.shards.opened import read_manifest, set_folder
 from mmu_pipeline.sky import Int
 from mmu_pipeline.storage import Root, digest
 
@@ -70,7 +69,7 @@ class ShardDataset:
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         folder = set_folder(str(url))
-        manifest = folder.read_json(MANIFEST_PATH)
+        manifest = read_manifest(folder)
         layout, shards = layout_of(manifest), shards_of(manifest, split)
         self.wanted: Layout = chosen(layout, members, columns)
         """What is given of each sample."""

@@ -19,7 +19,8 @@ from mmu_pipeline.report.gallery import Card, card, choose
 from mmu_pipeline.report.ink import SPLIT_COLOURS, SURVEY_COLOURS, drawing, svg
 from mmu_pipeline.report.matches import draw_match
 from mmu_pipeline.report.shard_set import ShardSet, object_positions, open_set
-from mmu_pipeline.shards.card import licence_warning, percent
+from mmu_pipeline.shards.card import percent
+from mmu_pipeline.shards.licences import licence_conflict
 from mmu_pipeline.sky import CELL_ORDER, pixels_at
 
 GALLERY = 12
@@ -71,7 +72,7 @@ def build_report(shards: str | Path, out: str | Path, truth: Sequence[Checked] |
         cards=_cards(shard_set),
         pairs=pairs_of(shard_set),
         figures=_figures(shard_set),
-        warning=licence_warning(shard_set.manifest),
+        warning=licence_conflict(shard_set.manifest["surveys"]),
         truth=truth,
     )
     target = Path(out)

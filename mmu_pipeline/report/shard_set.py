@@ -14,9 +14,8 @@ from fsspec.core import url_to_fs
 
 from mmu_pipeline.errors import BadInput
 from mmu_pipeline.shards.index import INDEX_PATH
-from mmu_pipeline.shards.manifest import MANIFEST_PATH
 from mmu_pipeline.shards.narrow import widened_sample
-from mmu_pipeline.shards.opened import set_folder
+from mmu_pipeline.shards.opened import read_manifest, set_folder
 from mmu_pipeline.shards.samples import Sample
 from mmu_pipeline.shards.tar import iterate, read_sample
 from mmu_pipeline.shards.ustar import END_OF_ARCHIVE
@@ -63,7 +62,7 @@ class ShardSet:
 def open_set(url: str | Path) -> ShardSet:
     """Open a set by the folder of a version, or of a recipe (then its latest version). Raises BadInput if there is none."""
     folder = set_folder(str(url))
-    return ShardSet(folder, folder.read_json(MANIFEST_PATH), folder.read_table(INDEX_PATH))
+    return ShardSet(folder, read_manifest(folder), folder.read_table(INDEX_PATH))
 
 
 def object_positions(shard_set: ShardSet) -> dict[str, tuple[Float, Float]]:

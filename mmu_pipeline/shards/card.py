@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -10,14 +9,13 @@ from typing import Any
 import jinja2
 import yaml
 
+from mmu_pipeline.shards.citations import bibtex
+from mmu_pipeline.shards.licences import licence_conflict
 from mmu_pipeline.shards.splits import SPLITS
 from mmu_pipeline.shards.ustar import file_of
 
 CARD_PATH = "README.md"
 ARRAY_FEATURES = {2: "array2_d", 3: "array3_d", 4: "array4_d", 5: "array5_d"}
-NON_COMMERCIAL = re.compile(
-    r"\bNC\b|non-?commercial|(?:for|only for|free for) (?:scientific )?research|research (?:use )?only", re.I
-)
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 
 
@@ -28,7 +26,8 @@ def card_of(manifest: Mapping[str, Any]) -> str:
         manifest=manifest,
         front_matter=yaml.safe_dump(front_matter(manifest), sort_keys=False, allow_unicode=True, width=120),
         splits=present,
-        warning=licence_warning(manifest),
+        warning=licence_conflict(manifest["surveys"]),
+        papers=papers_of(manifest),
         first=next(iter(present), "train"),
     )
 
@@ -71,21 +70,17 @@ def _value(scalar: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": scalar["name"], "dtype": scalar["dtype"]}
 
 
+def papers_of(manifest: Mapping[str, Any]) -> list[str]:
+    """The papers that a set's surveys ask to be cited, as BibTeX, each once."""
+    found: dict[str, str] = {}
+    for survey in manifest["surveys"]:
+        found |= bibtex(survey["citation"])
+    return list(found.values())
+
+
 def percent(measured: Mapping[str, float]) -> str:
     """A share with its error, as `0.35 ± 0.03 %`."""
     return f"{100 * measured['value']:.2g} ± {100 * measured['error']:.1g} %"
-
-
-def licence_warning(manifest: Mapping[str, Any]) -> str:
-    """A sentence where the licences of the surveys do not go together, else nothing."""
-    bound = [survey["name"] for survey in manifest["surveys"] if NON_COMMERCIAL.search(survey["licence"])]
-    free = [survey["name"] for survey in manifest["surveys"] if survey["name"] not in bound]
-    if not bound or not free:
-        return ""
-    return (
-        f"The licences differ: {', '.join(bound)} may not be used commercially or only for research, while {', '.join(free)} "
-        "carries no such limit. Heed the strictest of them for the set as a whole."
-    )
 
 
 def _notes(member: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmu_pipeline.catalog import ShardRule, SplitRule
+from mmu_pipeline.shards.licences import licence_conflict
 
 
 def inherited(
@@ -33,6 +34,7 @@ def inherited(
         "members": [first["members"][place] for place in members],
         "scalars": first["scalars"],
         "surveys": [survey | {"files": files[survey["name"]]} for survey in first["surveys"]],
+        "licence_conflict": licence_conflict(first["surveys"]),
         "recipe": first["recipe"] | rules,
         "counts": counts | {"samples": new["samples"] - new["repeats"]},
         "skipped": {where: dict(reasons) for where, reasons in skipped.items() if reasons},

@@ -15,7 +15,9 @@ import pyarrow as pa
 from mmu_pipeline import __version__
 from mmu_pipeline.catalog import Recipe, Survey
 from mmu_pipeline.redaction import public_url
+from mmu_pipeline.shards.citations import bibtex
 from mmu_pipeline.shards.index import INDEX_PATH, IndexFacts
+from mmu_pipeline.shards.licences import licence_conflict
 from mmu_pipeline.shards.narrow import Loss
 from mmu_pipeline.shards.schema import MemberField, Scalar, sample_members, sample_scalars
 from mmu_pipeline.shards.splits import SPLITS
@@ -74,12 +76,14 @@ def manifest_of(recipe: Recipe, files: Mapping[str, Any], provenance: Sequence[P
     `files` are its `facts_of_set`.
     """
     surveys = {entry.survey.name: entry.survey for entry in provenance}
+    sources = [_survey(entry) for entry in provenance]
     return dict(files) | {
         "name": recipe.name,
         "title": recipe.title or recipe.name,
         "members": [_member(member, account.narrowed.get(member.name, Loss())) for member in sample_members(recipe, surveys)],
         "scalars": [_scalar(scalar) for scalar in sample_scalars(recipe, surveys)],
-        "surveys": [_survey(entry) for entry in provenance],
+        "surveys": sources,
+        "licence_conflict": licence_conflict(sources),
         "recipe": recipe.model_dump(mode="json", exclude_none=True),
         "counts": dict(account.counts),
         "skipped": {where: dict(reasons) for where, reasons in account.skipped.items()},
@@ -179,6 +183,7 @@ def _survey(entry: Provenance) -> dict[str, Any]:
         "homepage": survey.homepage,
         "licence": survey.licence,
         "citation": survey.citation,
+        "bibtex": list(bibtex(survey.citation).values()),
         "form": entry.form,
         "published_at": _place(form.url) if form.url else "",
         "read_from": _place(entry.url),

@@ -54,9 +54,13 @@ def read_manifest(root: Root) -> dict[str, Any]:
 
 
 def _check_names(manifest: dict[str, Any], root: Root) -> None:
-    """Names of shards become paths, their digests names of files in a cache: neither may lead elsewhere."""
-    for shard in manifest.get("shards", []):
-        name, digest = str(shard.get("name")), str(shard.get("digest", ""))
+    """Names of shards become paths, their digests names of files in a cache: neither may lead elsewhere. Raises BadInput."""
+    try:
+        shards = [shard for part in manifest["splits"].values() for shard in part["shards"]]
+        names = [(str(shard["name"]), str(shard["digest"])) for shard in shards]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BadInput("not the manifest of a set of shards", file=root.path(MANIFEST_PATH)) from error
+    for name, digest in names:
         if not SHARD_NAME.fullmatch(name) or not DIGEST.fullmatch(digest):
             raise BadInput("a shard's name or digest is not one", file=root.path(MANIFEST_PATH), name=name, digest=digest,
                            hint="the manifest was not written by this software: do not trust the set")  # fmt: skip

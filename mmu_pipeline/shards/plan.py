@@ -36,7 +36,7 @@ class ShardPlan:
     """Where every sample goes. Samples are numbered over all pieces, piece after piece; about 16 bytes a sample."""
 
     names: tuple[str, ...]
-    """File name of each shard: `train-000000.tar`."""
+    """File name of each shard: `train-000000.tar`, or `train-000000_512.tar` with the rule's `count_in_name`."""
     splits: tuple[str, ...]
     """Split of each shard."""
     bounds: Int
@@ -105,7 +105,8 @@ def plan_shards(pieces: Sequence[PieceSizes], rule: ShardRule, strata: Int | Non
         sizes.append(counts)
         placed += len(rows) + padding
         repeats.append(np.arange(placed - padding, placed))
-        names += [f"{name}-{number:06d}.tar" for number in range(len(counts))]
+        ends = [f"_{count}" if rule.count_in_name else "" for count in counts.tolist()]
+        names += [f"{name}-{number:06d}{end}.tar" for number, end in enumerate(ends)]
         splits += [name] * len(counts)
     rows, again = np.concatenate(by_shard), np.concatenate(repeats)
     bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(sizes))])

@@ -49,6 +49,8 @@ class ReshardRule(BaseModel):
     multiple_of: int | None = Key(default=None, ge=1)
     world_size: int | None = Key(default=None, ge=1)
     sha256: bool | None = None
+    count_in_name: bool | None = None
+    """Whether names of shards end in their number of samples, as zoobot wants it."""
     balance: str | None = None
     """Column of the index of whose values every shard gets its share."""
     limit_per_class: tuple[str, int] | None = None
