@@ -27,7 +27,7 @@ import webdataset
 from rich.console import Console
 from rich.table import Table
 
-from bench.shards import DISTINCT, MEMORY, records
+from bench.shards import MEMORY, records
 from mmu_pipeline.catalog import Recipe, Survey
 from mmu_pipeline.shards.copy import Rows, copies, make_shard
 from mmu_pipeline.shards.index import piece_index, piece_sizes
@@ -83,7 +83,7 @@ def make_set(folder: Path, count: int) -> str:
     samples = (
         Sample(
             f"object-{row:016x}",
-            {name: held[row % DISTINCT][name] for name in ("hsc.image", "sdss.flux")},  # type: ignore[misc]
+            {name: held[row % len(held)][name] for name in ("hsc.image", "sdss.flux")},  # type: ignore[misc]
             rows[row],
         )
         for row in range(count)

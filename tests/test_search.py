@@ -37,6 +37,8 @@ def test_a_cone_finds_what_brute_force_finds(root, radius, row):
 def test_a_cone_gives_the_columns_asked_for(root):
     found = cone(root, FOLDER, 45.0, 60.0, 30.0, columns=["key", "imager_mag"])
     assert found.column_names == ["key", "imager_mag"]
+    assert cone(root, FOLDER, 45.0, 60.0, 30.0).schema == root.read_table(f"{FOLDER}/{INDEX_PATH}").schema
+    assert cone(root, FOLDER, 45.0, 60.0, 30.0, columns=["shard"])["shard"].type == pa.string()
     assert len(cone(root, FOLDER, 200.0, 10.0, 0.001)) == 0
 
 

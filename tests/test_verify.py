@@ -220,6 +220,14 @@ def test_rows_beside_a_shard_that_do_not_fit_it_are_found(folder, column):
     assert column == "key" or f"{INDEX_PATH}: its rows of train-000001.tar are not those beside that shard" in found
 
 
+@pytest.mark.parametrize("column", ["member_offset", "member_nbytes"])
+def test_rows_that_leave_out_a_member_are_named(folder, column):
+    path = folder / "train-000001.parquet"
+    table = pq.read_table(path)
+    pq.write_table(replaced(table, column, 2, table[column][2].as_py()[1:]), path)
+    assert "train-000001.parquet: does not list 8 members of every sample" in problems(folder)
+
+
 def test_missing_or_broken_rows_beside_a_shard_are_named(folder):
     (folder / "train-000001.parquet").write_bytes(b"PAR1")
     assert "train-000001.parquet: cannot be read" in problems(folder)

@@ -9,16 +9,24 @@ import pyarrow.compute as pc
 from mmu_pipeline.shards.index import shard_index_path
 from mmu_pipeline.storage import Root
 
-ROW_COLUMNS = ("key", "offset", "nbytes", "digest", "member_offset", "member_nbytes")
-PLACE_COLUMNS = ("offset", "nbytes", "digest", "member_offset", "member_nbytes")
+MEMBER_COLUMNS = ("member_offset", "member_nbytes")
+"""Lists of one number a member."""
+PLACE_COLUMNS = ("offset", "nbytes", "digest", *MEMBER_COLUMNS)
+ROW_COLUMNS = ("key", *PLACE_COLUMNS)
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
-def shard_rows(root: Root, name: str, columns: tuple[str, ...] = ROW_COLUMNS) -> tuple[pa.Table | None, list[str]]:
-    """The rows of one shard, in sky order; None, and what is wrong, if they cannot be read."""
+def shard_rows(root: Root, name: str, members: int) -> tuple[pa.Table | None, list[str]]:
+    """The rows of one shard, ROW_COLUMNS, in sky order; None, and what is wrong, if they cannot be read.
+
+    `members` is the number of files of a sample, its JSON included.
+    """
     path = shard_index_path(name)
     try:
-        return root.read_table(path, columns=list(columns)), []
+        rows = root.read_table(path, columns=list(ROW_COLUMNS))
+        if any(pc.any(pc.not_equal(pc.list_value_length(rows[column]), members)).as_py() for column in MEMBER_COLUMNS):
+            return None, [f"{path}: does not list {members} members of every sample"]
+        return rows, []
     except FileNotFoundError:
         return None, [f"{path}: is missing"]
     except (OSError, pa.ArrowException) as error:

@@ -14,6 +14,8 @@ from mmu_pipeline.sky import Int, in_ranges
 from mmu_pipeline.storage import Root
 
 PLACE_COLUMNS = ["_healpix_29", "ra", "dec"]
+REPEATED = ["shard", "split"]
+"""Columns of few values: read as numbers of them, text is made of the rows that are found."""
 
 
 def search(root: Root, folder: str, region: Region, columns: list[str] | None = None) -> pa.Table:
@@ -22,16 +24,17 @@ def search(root: Root, folder: str, region: Region, columns: list[str] | None = 
     Of the file only the row groups are read whose pixels may belong to it; its footer is kept for the next search.
     """
     path = root.path(f"{folder}/{INDEX_PATH}" if folder else INDEX_PATH)
-    metadata, least, greatest = _groups(root, path, str(root.fs.ukey(path)))
+    metadata, schema, least, greatest = _groups(root, path, str(root.fs.ukey(path)))
     bounds = np.array(region.ranges, np.int64).reshape(-1, 2)
     groups = np.flatnonzero(np.searchsorted(bounds[:, 1], least, "right") < np.searchsorted(bounds[:, 0], greatest, "right"))
     with root.fs.open(path, "rb") as file:
-        index = pq.ParquetFile(file, metadata=metadata)
-        wanted = index.schema_arrow.names if columns is None else list(dict.fromkeys([*columns, *PLACE_COLUMNS]))
+        index = pq.ParquetFile(file, metadata=metadata, read_dictionary=REPEATED)
+        wanted = schema.names if columns is None else list(dict.fromkeys([*columns, *PLACE_COLUMNS]))
         table = index.read_row_groups(groups.tolist(), columns=wanted)
     near = table.filter(pa.array(in_ranges(table["_healpix_29"].to_numpy(), region.ranges)))
     found = near.filter(pa.array(region.holds(*(near[name].to_numpy() for name in PLACE_COLUMNS))))
-    return found if columns is None else found.select(columns)
+    names = found.column_names if columns is None else columns
+    return found.select(names).cast(pa.schema([schema.field(name) for name in names]))
 
 
 def cone(root: Root, folder: str, ra: float, dec: float, radius_deg: float, columns: list[str] | None = None) -> pa.Table:
@@ -50,10 +53,12 @@ def moc(root: Root, folder: str, url: str, columns: list[str] | None = None) -> 
 
 
 @lru_cache(maxsize=8)
-def _groups(root: Root, path: str, version: str) -> tuple[pq.FileMetaData, Int, Int]:
-    """The footer of an index, and the least and greatest pixel of each of its row groups. `version` tells files apart."""
+def _groups(root: Root, path: str, version: str) -> tuple[pq.FileMetaData, pa.Schema, Int, Int]:
+    """The footer of an index, its schema, and the least and greatest pixel of each of its row groups. `version` tells files
+    apart."""
     with root.fs.open(path, "rb") as file:
-        metadata = pq.read_metadata(file)
-    column = metadata.schema.to_arrow_schema().get_field_index("_healpix_29")
+        index = pq.ParquetFile(file)
+    metadata, schema = index.metadata, index.schema_arrow
+    column = schema.get_field_index("_healpix_29")
     found = [metadata.row_group(number).column(column).statistics for number in range(metadata.num_row_groups)]
-    return metadata, np.array([one.min for one in found], np.int64), np.array([one.max for one in found], np.int64)
+    return metadata, schema, np.array([one.min for one in found], np.int64), np.array([one.max for one in found], np.int64)

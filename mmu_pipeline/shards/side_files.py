@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
 
 from mmu_pipeline.shards.splits import SPLITS
@@ -52,12 +54,16 @@ def dali_index(rows: pa.Table, members: Sequence[str]) -> bytes:
     `rows` are the shard's rows of the set's index, `members` the names of the arrays.
     """
     fields = [*map(file_of, members), "json"]
-    ordered = rows.sort_by("offset").select(["key", "offset", "member_offset", "member_nbytes"])
-    lines = [f"v1.2 {len(ordered)}"]
-    for key, offset, starts, sizes in zip(*(column.to_pylist() for column in ordered.columns), strict=True):
-        parts = zip(fields, starts, sizes, strict=True)
-        lines.append(" ".join(f"{field} {offset + start} {size} {key}.{field}" for field, start, size in parts))
-    return ("\n".join(lines) + "\n").encode()
+    ordered = rows.sort_by("offset")
+    keys, offset = ordered["key"].to_pylist(), ordered["offset"].to_numpy()
+    relative, sizes = (
+        pc.list_flatten(ordered[name]).to_numpy().reshape(-1, len(fields)) for name in ("member_offset", "member_nbytes")
+    )
+    starts = relative + offset[:, None]
+    columns = [(starts[:, place].tolist(), sizes[:, place].tolist(), keys) for place in range(len(fields))]
+    line = " ".join(f"{field} %d %d %s.{field}" for field in fields)
+    lines = map(line.__mod__, zip(*chain.from_iterable(columns), strict=True))
+    return ("\n".join([f"v1.2 {len(ordered)}", *lines]) + "\n").encode()
 
 
 def _checksums(shards: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:

@@ -41,8 +41,8 @@ Digest = Any
 
 IOV_MAX = 1024
 BATCH_BUFFERS = 1000
-BATCH_BYTES = 1024**2
-"""Handed to the kernel at a time: measured on ext4, 4 MiB at a time took up to three times the CPU of 1 MiB."""
+BATCH_BYTES = 256 * 1024
+"""Handed to the kernel at a time: what was read for its digest is then still in the processor's cache when it is copied."""
 READ_BYTES = 64 * 1024**2
 OPEN_FILES = 256
 
@@ -155,22 +155,22 @@ def copied(
     """Write a whole shard from ranges of the tars at `paths`, its end included, and give each sample's bytes as it goes.
 
     Every `runs` ranges are a sample; its bytes are overwritten by the next. `sums` are fed with all that is written. Ranges on
-    a local filesystem are read into one buffer that stays in the processor's cache until it is written; elsewhere they are
-    fetched in batches. Raises BrokenArtefact if a tar is shorter than a range says.
+    a local filesystem are read into one buffer; elsewhere they are fetched in batches. A sample is given before it is written:
+    who takes a digest of it finds it in the processor's cache. Raises BrokenArtefact if a tar is shorter than a range says.
     """
     contents = _read(paths, ranges) if isinstance(fs, LocalFileSystem) else _fetched(fs, paths, ranges)
     held: list[bytes] = []
     for number, content in enumerate(contents, 1):
+        sample = content
+        if runs > 1:
+            held.append(bytes(content))
+            if number % runs:
+                continue
+            sample, held = b"".join(held), []
+        yield sample
         for total in sums:
-            total.update(content)
-        file.write(content)
-        if runs == 1:
-            yield content
-            continue
-        held.append(bytes(content))
-        if number % runs == 0:
-            yield b"".join(held)
-            held = []
+            total.update(sample)
+        file.write(sample)
     for total in sums:
         total.update(END_OF_ARCHIVE)
     file.write(END_OF_ARCHIVE)
