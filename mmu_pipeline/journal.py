@@ -13,6 +13,7 @@ SCHEMA = pa.schema(
         pa.field("stage", pa.dictionary(pa.int8(), pa.string())),
         pa.field("unit", pa.string()),
         pa.field("cell", pa.int32()),
+        pa.field("cells", pa.int32()),
         pa.field("status", pa.dictionary(pa.int8(), pa.string())),
         pa.field("started", pa.float64()),
         pa.field("seconds", pa.float64()),
@@ -25,8 +26,8 @@ SCHEMA = pa.schema(
         pa.field("reason", pa.string()),
     ]
 )
-"""`started` in Unix seconds by the worker's clock, 0 where it is not known; `weight` is the bytes that it was
-expected to read, `nbytes` those of its outputs."""
+"""`cells` order-4 cells from `cell` on; `started` in Unix seconds by the worker's clock, 0 where it is not known; `weight` is
+the bytes that it was expected to read, `nbytes` those of its outputs."""
 ROWS_OF_A_BATCH = 8192
 
 
@@ -45,6 +46,7 @@ class Journal:
                 unit.stage,
                 unit.name,
                 unit.cell,
+                unit.cells,
                 outcome.status,
                 receipt.started,
                 receipt.seconds,

@@ -14,6 +14,7 @@ from botocore.exceptions import ConnectionError as S3ConnectionError
 from botocore.exceptions import HTTPClientError, NoCredentialsError, PartialCredentialsError
 from fsspec.core import url_to_fs
 from fsspec.utils import get_protocol
+from httpx import HTTPError, Response
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 from tenacity.stop import stop_all
 
@@ -28,8 +29,8 @@ S3_ATTEMPTS = 8
 """Of one request, with random, growing pauses: a part of an upload cannot be tried again from outside."""
 BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
 """HTTP answers that may be others in a moment (RFC 9110, RFC 6585)."""
-FAULTS = (OSError, TimeoutError, ClientError, HTTPClientError, S3ConnectionError)
-"""What is raised where a transfer fails."""
+FAULTS = (OSError, TimeoutError, ClientError, HTTPClientError, S3ConnectionError, HTTPError)
+"""What is raised where a transfer fails; the last by `hf://`."""
 log = logging.getLogger(__name__)
 
 
@@ -102,6 +103,8 @@ def may_pass(error: BaseException) -> bool:
         return False
     if isinstance(error, ClientResponseError):
         return error.status in BUSY
+    if isinstance(error, HTTPError) and isinstance(answer := getattr(error, "response", None), Response):
+        return answer.status_code in BUSY
     if isinstance(error, ClientConnectorError):
         return getattr(error.os_error, "errno", None) != socket.EAI_NONAME
     return isinstance(error, (*FAULTS, Unreachable))

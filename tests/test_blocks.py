@@ -65,6 +65,8 @@ def stored(folder: Path, tables: dict[str, pa.Table], surveys: dict[str, Survey]
 def matched(build: Build) -> list[Outcome]:
     outcomes = [run_unit(unit, build) for unit in match_units(build)]
     assert all(outcome.status != "set_aside" for outcome in outcomes), [outcome.receipt.reason for outcome in outcomes]
+    for unit, cells in ((outcome.unit, outcome.receipt.facts["cells"]) for outcome in outcomes):
+        assert {int(cell) - (unit.cell or 0) for cell in cells} <= set(range(unit.cells))
     finish_stage("match", build, outcomes)
     return outcomes
 

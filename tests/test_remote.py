@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import s3fs
 from aiohttp import ClientResponseError, RequestInfo
+from httpx import ConnectError, Request, Response
+from huggingface_hub.errors import HfHubHTTPError
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
@@ -28,10 +30,15 @@ def answer(status: int) -> ClientResponseError:
     return ClientResponseError(RequestInfo(url, "GET", CIMultiDictProxy(CIMultiDict()), url), (), status=status, message="said")
 
 
+def hub_answer(status: int) -> HfHubHTTPError:
+    """What the library of the Hugging Face Hub raises for an answer of its server."""
+    return HfHubHTTPError("said", response=Response(status, request=Request("GET", "http://host/x")))
+
+
 @pytest.mark.parametrize(
     ("error", "attempts"),
     [(ConnectionResetError(), 4), (TimeoutError(), 4), (answer(503), 4), (answer(429), 4), (answer(403), 1), (answer(410), 1),
-     (FileNotFoundError(), 1), (PermissionError(), 1)],
+     (FileNotFoundError(), 1), (PermissionError(), 1), (ConnectError(""), 4), (hub_answer(503), 4), (hub_answer(401), 1)],
 )  # fmt: skip
 def test_what_may_pass_is_tried_again_and_nothing_else(error: Exception, attempts: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMU_RETRY_FOR_S", "5")

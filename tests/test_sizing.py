@@ -31,7 +31,8 @@ def units(count: int, rate: Rate, noise: float = 0.0, stage: str = "samples", st
     rows, weight = rng.integers(1, 10_000, count), rng.integers(1, 10**9, count)
     seconds = (rate.per_unit + rows * rate.per_row + weight * rate.per_byte) * np.exp(noise * rng.normal(size=count))
     columns = {
-        "stage": [stage] * count, "unit": [f"u/{n}" for n in range(count)], "cell": [None] * count, "status": [status] * count,
+        "stage": [stage] * count, "unit": [f"u/{n}" for n in range(count)], "cell": [None] * count, "cells": [1] * count,
+        "status": [status] * count,
         "started": [1.0] * count, "seconds": seconds, "worker": ["w"] * count, "attempts": [1] * count, "weight": weight,
         "rows_in": rows, "rows_out": rows, "nbytes": weight, "reason": [None] * count,
     }  # fmt: skip

@@ -21,7 +21,7 @@ from mmu_pipeline.errors import BadInput
 from mmu_pipeline.journal import ROWS_OF_A_BATCH, Journal
 from mmu_pipeline.log import LOGGER, log_stage, log_to_stderr
 from mmu_pipeline.progress import Tally
-from mmu_pipeline.report.run import busy_share, write_run_page
+from mmu_pipeline.report.run import STATES, busy_share, worst_states, write_run_page
 from mmu_pipeline.stages.build import Outcome, Unit
 from mmu_pipeline.stages.publish import Published
 from mmu_pipeline.storage import Receipt, Root
@@ -139,6 +139,20 @@ def test_page_of_a_run_says_what_happened_and_stays_when_nothing_ran(tmp_path: P
     idle.add(outcome(1, status="reused"))
     assert write_run_page(root, "pair", PUBLISHED, idle.table(), STAGES, 0.1) == url
     assert Path(url).read_text() == page
+
+
+UNITS_OF_CELLS = st.lists(st.tuples(st.integers(0, 3000), st.integers(1, 64), st.sampled_from(list(STATES))), max_size=20)
+
+
+@given(UNITS_OF_CELLS)
+def test_each_cell_of_the_map_has_the_worst_state_of_the_units_that_cover_it(found: list[tuple[int, int, str]]) -> None:
+    journal, wanted = Journal(), np.full(3072, -1)
+    journal.add(Outcome(Unit("keys", "pair/two-0"), "set_aside", Receipt("keys", "pair/two-0", "f")))
+    for cell, cells, state in found:
+        journal.add(Outcome(Unit("match", f"pair/{cell}", cell, cells=cells), state, Receipt("match", f"pair/{cell}", "f")))  # type: ignore[arg-type]
+        covered = slice(cell, cell + cells)
+        wanted[covered] = np.maximum(wanted[covered], list(STATES).index(state))
+    np.testing.assert_array_equal(worst_states(journal.table()), wanted)
 
 
 @given(

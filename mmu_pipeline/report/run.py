@@ -179,10 +179,7 @@ def _draw_rate(axes: Axes, stop: Float, amounts: Int, stage: Int, edges: Float, 
 
 def _sky(units: pa.Table) -> Markup | None:
     """All-sky map of the cells of a run; None where no unit is of a cell."""
-    cell = units["cell"].fill_null(-1).to_numpy()
-    state = pc.index_in(units["status"].cast(pa.string()), pa.array(list(STATES))).to_numpy()
-    worst = np.full(12 * 4**CELL_ORDER, -1)
-    np.maximum.at(worst, cell[cell >= 0], state[cell >= 0])
+    worst = worst_states(units)
     if not (worst >= 0).any():
         return None
     lon, lat = np.meshgrid(np.linspace(-180, 180, 721), np.linspace(-90, 90, 361))
@@ -197,6 +194,18 @@ def _sky(units: pa.Table) -> Markup | None:
         axes.set_yticks(np.radians([-60, -30, 0, 30, 60]), ["−60°", "−30°", "", "30°", "60°"])
 
     return _figure((9.4, 4.6), "Cells by state", draw)
+
+
+def worst_states(units: pa.Table) -> Int:
+    """The worst state of the units that cover each order-4 cell, as its place in STATES; -1 where none does. Shape (3072,)."""
+    known = units.filter(pc.is_valid(units["cell"]))
+    state = pc.index_in(known["status"].cast(pa.string()), pa.array(list(STATES))).to_numpy()
+    counts = known["cells"].to_numpy()
+    first = np.cumsum(counts) - counts
+    covered = np.repeat(known["cell"].to_numpy() - first, counts) + np.arange(counts.sum())
+    worst = np.full(12 * 4**CELL_ORDER, -1)
+    np.maximum.at(worst, covered, np.repeat(state, counts))
+    return worst
 
 
 def _figure(inches: tuple[float, float], title: str, draw: Callable[[Figure], None]) -> Markup:

@@ -78,6 +78,8 @@ class Unit:
     inputs: tuple[object, ...] = ()
     fingerprint: str = ""
     """Of everything that its result depends on."""
+    cells: int = 1
+    """How many order-4 cells it covers, `cell` and those that follow."""
 
 
 @dataclass(frozen=True)

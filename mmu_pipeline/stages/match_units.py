@@ -64,8 +64,9 @@ def match_units(build: Build) -> list[Unit]:
         weight = 100 * int(rows(block))
         known = [(item.survey, item.digests, item.unread, item.failed) for item in found if item]
         inputs = (sample, *near, *filter(None, found))
-        units.append(Unit("match", unit_name(build.recipe, block), _cells_of(block)[0], weight, inputs,
-                          fingerprint("match", rule, sample, [_seen(sky) for sky in near], known)))  # fmt: skip
+        start, stop = _cells_of(block)
+        units.append(Unit("match", unit_name(build.recipe, block), start, weight, inputs,
+                          fingerprint("match", rule, sample, [_seen(sky) for sky in near], known), stop - start))  # fmt: skip
     return units
 
 

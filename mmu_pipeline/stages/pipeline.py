@@ -126,10 +126,10 @@ def _scan_units(build: Build) -> list[Unit]:
             groups[_cell_name(file) if form.cut_by_cell else f"all-{number // FILES_PER_SCAN:04d}"].append(file)
         for key, group in groups.items():
             listing = [(file.relative, file.size, file.tag, file.sha256, file.state, beside.get(file.relative)) for file in group]
-            first = group[0].cells[0] if group[0].cells else None
+            cells = group[0].cells or range(0)
             units.append(
-                Unit("scan", f"{name}/{key}", first, sum(file.size or 1 for file in group), tuple(group),
-                     fingerprint("scan", survey, build.sources[name].form, listing))
+                Unit("scan", f"{name}/{key}", cells[0] if cells else None, sum(file.size or 1 for file in group), tuple(group),
+                     fingerprint("scan", survey, build.sources[name].form, listing), len(cells))
             )  # fmt: skip
     return sorted(units, key=lambda unit: (unit.name.split("/")[0], unit.cell or 0, unit.name))
 
@@ -195,7 +195,8 @@ def _object_units(build: Build) -> list[Unit]:
         Unit("objects", f"{name}/{pixel}", _first_cell(build.surveys[name].partition_order, pixel),
              100 * sum(receipt.facts["partitions"][str(pixel)] for receipt in receipts),
              tuple(receipt.unit for receipt in receipts),
-             fingerprint("objects", build.surveys[name], pixel, [(r.unit, r.facts["digest"], r.fingerprint) for r in receipts]))
+             fingerprint("objects", build.surveys[name], pixel, [(r.unit, r.facts["digest"], r.fingerprint) for r in receipts]),
+             max(1, 4 ** (CELL_ORDER - build.surveys[name].partition_order)))
         for (name, pixel), receipts in sorted(pieces.items())
         if _is_complete(wanted[name], build.surveys[name].partition_order, pixel)
     ]  # fmt: skip

@@ -228,7 +228,7 @@ def estimate(
 def size_build(build: Build, plan: Plan, nodes: Nodes) -> Estimate:
     """Size a build from its plan, with rates of what ran under its root before."""
     runs = journals(build.root, build.recipe.name)
-    rates = rates_of(pa.concat_tables(runs)) if runs else {}
+    rates = rates_of(pa.concat_tables(runs, promote_options="default")) if runs else {}
     guessed = [survey.survey for survey in plan.surveys if survey.rows is None]
     return estimate(loads(build, plan), nodes, rates, build.batch_bytes, guessed)
 
