@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from flows.build import build
 from flows.deploy import deployments_file
 from flows.maintain import clean, verify
 from flows.reshard import reshard
+from tests.faults import build_command, small_sky
 from tests.servers import prefect_server
 from tests.test_cli import mmu
 
@@ -72,6 +75,21 @@ def test_a_run_with_a_parameter_of_another_type_is_refused_by_the_server(server:
         refused = client.post(f"/deployments/{found['id']}/create_flow_run", json={"parameters": {"values": "some"}})
     assert refused.status_code == 409
     assert "'some' is not one of" in refused.text
+
+
+def test_of_two_runs_of_one_recipe_on_one_server_the_later_waits_for_the_end_of_the_other(server: str, tmp_path: Path) -> None:
+    """Without the limit of the server the lease beside the data would turn the second away, with exit code 2."""
+    command = [*build_command(small_sky(tmp_path / "sky"), tmp_path / "root"), "--json"]
+    known = {**os.environ, "PREFECT_API_URL": server, "PREFECT_API_AUTH_STRING": "operator:secret"}
+    running = [subprocess.Popen(command, env=known, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=120) for process in running]
+    assert [process.returncode for process in running] == [0, 0], said
+    results = [json.loads(out) for out, _ in said]
+    assert sorted(result["reused"] for result in results) == [False, True], "one builds, the other finds nothing to do"
+    assert results[0]["version"] == results[1]["version"]
+    with httpx.Client(base_url=server, auth=("operator", "secret")) as client:
+        limits = client.post("/v2/concurrency_limits/filter", json={}).json()
+    assert [(limit["limit"], limit["active_slots"]) for limit in limits if limit["name"].startswith("pair-in-")] == [(1, 0)]
 
 
 @pytest.mark.parametrize(
