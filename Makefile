@@ -8,7 +8,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export HF_HUB_OFFLINE := 1
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup demo cluster cluster-down postgres test test-long check lint types lock bench clean
+.PHONY: help setup demo cluster cluster-down servers test test-long check lint types lock bench clean
 
 help:
 	@echo "make demo   simulate a small sky, build hsc x sdss x gaia, write a page with pictures"
@@ -37,12 +37,12 @@ $(S3)/ready: flows/loopback/requirements.txt
 	$(S3)/bin/python -m pip install --quiet -r $<
 	@touch $@
 
-# PostgreSQL is a Debian package; installing it wants root, once.
-postgres:
-	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null \
-	  || (apt-get update -qq && apt-get install -qq -y --no-install-recommends postgresql)
+# PostgreSQL and memcached are Debian packages; installing them wants root, once.
+servers:
+	@{ ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null; } && command -v memcached >/dev/null \
+	  || (apt-get update -qq && apt-get install -qq -y --no-install-recommends postgresql memcached)
 
-cluster: setup $(S3)/ready postgres
+cluster: setup $(S3)/ready servers
 	$(BIN)/python -m flows.loopback up --folder cluster --s3-programs $(S3)/bin
 
 cluster-down: setup
@@ -52,7 +52,7 @@ test: setup
 	$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
 test-long: setup $(S3)/ready
-	@$(MAKE) --no-print-directory postgres || echo "PostgreSQL cannot be installed: the test of make cluster is skipped"
+	@$(MAKE) --no-print-directory servers || echo "PostgreSQL and memcached cannot be installed: the test of make cluster is skipped"
 	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
 
 check: lint types

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,15 +47,16 @@ shards: {target_bytes: 64 MiB}
 SERVER_START_S = 120.0
 
 
-def write_sources(folder: Path, objects: int, fields: int) -> dict[str, str]:
-    """A sky of `objects` objects in round fields, as three surveys publish it. Gives where each lies."""
+def write_sources(folder: Path, objects: int, fields: int, surveys: Sequence[str] = SURVEYS) -> dict[str, str]:
+    """A sky of `objects` objects in round fields, as surveys publish it. Gives where each lies."""
     rng = np.random.default_rng(0)
     centres = rng.choice(np.arange(12 * 16**2), fields, replace=False)
     ra, dec = hp.pix2ang(16, np.resize(centres, objects), nest=True, lonlat=True)
-    places = pa.table({"ra": ra + rng.normal(0, 0.3, objects), "dec": dec + rng.normal(0, 0.3, objects)})
-    write_archive(folder, load_surveys(), [(name, "mmu_v1") for name in SURVEYS], sky_at(places))
+    ra, dec = ra + rng.normal(0, 0.3, objects), dec + rng.normal(0, 0.3, objects)
+    places = pa.table({"ra": ra % 360, "dec": np.clip(dec, -90, 90)})
+    write_archive(folder, load_surveys(), [(name, "mmu_v1") for name in surveys], sky_at(places))
     (folder / "bench.yaml").write_text(RECIPE)
-    return {name: str(folder / name / "mmu_v1") for name in SURVEYS}
+    return {name: str(folder / name / "mmu_v1") for name in surveys}
 
 
 def build(folder: Path, sources: Mapping[str, str], root: str, cluster: str, environment: Mapping[str, str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from mmu_pipeline.catalog import Counterpart, Form, Recipe, Selection, Survey
 from mmu_pipeline.hats import Partition, write_metadata
 from mmu_pipeline.sky import CELL_ORDER, Cell, healpix29, pixels_at
 from mmu_pipeline.stages.build import Build, Source
-from mmu_pipeline.stages.receipts import stage_list
+from mmu_pipeline.stages.receipts import write_stage
 from mmu_pipeline.stages.scan import counts_of, object_schema
 from mmu_pipeline.storage import Receipt, Root, object_folder, partition_path, write_receipt
 
@@ -62,17 +62,18 @@ def matched_build(root: Root, catalogs: dict[str, Places], order: int, match_row
     recipe = Recipe(name="bench", primary=Selection(survey=names[0]), counterparts=counterparts)
     sources = {name: Source("cells", "nowhere") for name in names}
     build = Build(recipe, {name: survey(name, order) for name in names}, sources, root, match_rows=match_rows)
-    units = [unit for name, places in catalogs.items() for unit in _write_catalog(build, name, places)]
-    root.write_json(stage_list(build, "objects"), sorted(units))
+    write_stage(
+        build, "objects", [receipt for name, places in catalogs.items() for receipt in _write_catalog(build, name, places)]
+    )
     return build
 
 
-def _write_catalog(build: Build, name: str, places: Places) -> list[str]:
-    """Write an object table, which LSDB opens too; the names of its units."""
+def _write_catalog(build: Build, name: str, places: Places) -> list[Receipt]:
+    """Write an object table, which LSDB opens too; the receipts of its units."""
     root, declared = build.root, build.surveys[name]
     index, ra, dec, rows = along_the_sky(places)
     pixels = pixels_at(index, declared.partition_order)
-    partitions = []
+    partitions, receipts = [], []
     for start, stop in pairwise(np.flatnonzero(np.diff(pixels, prepend=-1, append=-1)).tolist()):
         part, cell = slice(start, stop), Cell(declared.partition_order, int(pixels[start]))
         table = pa.table(
@@ -85,7 +86,9 @@ def _write_catalog(build: Build, name: str, places: Places) -> list[str]:
         path = partition_path(object_folder(name), cell)
         root.write_table(path, table)
         facts = {"cells": counts_of(pixels_at(index[part], CELL_ORDER))}
-        write_receipt(root, Receipt("objects", f"{name}/{cell.pixel}", str(start), rows_out=len(table), facts=facts))
+        receipts.append(
+            write_receipt(root, Receipt("objects", f"{name}/{cell.pixel}", str(start), rows_out=len(table), facts=facts))
+        )
         partitions.append(Partition(cell, path, len(table), str(start)))
     write_metadata(root, object_folder(name), name, partitions)
-    return [f"{name}/{partition.cell.pixel}" for partition in partitions]
+    return receipts

@@ -277,9 +277,10 @@ def build(
     result = BuildResult(**asdict(published), recipe=name, page=page, stages=stages, seconds=seconds)
     if not published.reused or published.set_aside:
         _artifacts(result)
+    say = f"nothing new in the sources: version {published.version} is up to date, seen in {seconds:.1f} s"
     if published.set_aside:
-        return Completed(name="Cells set aside", message=f"{len(published.set_aside)} units are missing", data=result)
+        missing = f"units that are missing: {len(published.set_aside)}"
+        return Completed(name="Cells set aside", message=f"{missing}; {say}" if published.reused else missing, data=result)
     if published.reused:
-        say = f"nothing new in the sources: version {published.version} is up to date, seen in {seconds:.1f} s"
         return Completed(name="Nothing new", message=say, data=result)
     return result

@@ -23,9 +23,10 @@ HIDDEN = "***"
 
 
 def public_url(url: str) -> str:
-    """A URL without user, password, query and fragment."""
+    """A URL without user, password, query and fragment. What stands before the @ of `github://` is owner and repository."""
     parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")) if parts.scheme else url
+    place = parts.netloc if parts.scheme == "github" else parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, place, parts.path, "", "")) if parts.scheme else url
 
 
 def without_secrets(text: str) -> str:

@@ -60,7 +60,7 @@ class Settings(BaseModel):
     """`{"way": "ranges"}`, `{"latency_s": 0.3, "bytes_per_second": "5MB"}`."""
     cache_bytes: ByteSize = Field(default=ByteSize(100 * 1024**3), ge=0)
     """Source files kept on the local disk; the longest unused go first, those in use never."""
-    schemes: tuple[str, ...] = ("file", "local", "memory", "http", "https", "s3", "hf")
+    schemes: tuple[str, ...] = ("file", "local", "memory", "http", "https", "s3", "hf", "github")
     """Kinds of URL that sources and roots may have. A service for others leaves out `file`, `local` and `memory`."""
     most_unpacked_bytes: ByteSize = Field(default=ByteSize(64 * 1024**3), gt=0)
     """What one compressed text file may become when it is unpacked, a block at a time."""

@@ -24,7 +24,7 @@ from mmu_pipeline.sky import CELL_ORDER, Cell, pixels_at
 from mmu_pipeline.stages.build import Build, Outcome, Source
 from mmu_pipeline.stages.match_units import match_units, sample_units
 from mmu_pipeline.stages.pipeline import finish_stage, run_unit
-from mmu_pipeline.stages.receipts import stage_list
+from mmu_pipeline.stages.receipts import write_stage
 from mmu_pipeline.stages.scan import counts_of, object_schema
 from mmu_pipeline.stages.tiling import tiles
 from mmu_pipeline.storage import Receipt, Root, object_folder, partition_path, write_receipt
@@ -45,7 +45,7 @@ def survey(name: str, order: int, precision: float = 0.0) -> Survey:
 def stored(folder: Path, tables: dict[str, pa.Table], surveys: dict[str, Survey], recipe: Recipe, **options: object) -> Build:
     """A build whose object tables are there, with their receipts."""
     build = Build(recipe, surveys, {name: Source("cells", "nowhere") for name in tables}, Root(str(folder)), **options)  # type: ignore[arg-type]
-    units = []
+    receipts = []
     for name, table in tables.items():
         order = surveys[name].partition_order
         pixels = pixels_at(table["_healpix_29"].to_numpy(), order)
@@ -57,8 +57,8 @@ def stored(folder: Path, tables: dict[str, pa.Table], surveys: dict[str, Survey]
             print_of = str(hash((name, pixel, tuple(part["object_id"].to_pylist()))))
             size = build.root.size(path) or 0
             receipt = Receipt("objects", f"{name}/{pixel}", print_of, rows_out=len(part), outputs={path: size}, facts=facts)
-            units.append(write_receipt(build.root, receipt).unit)
-    build.root.write_json(stage_list(build, "objects"), sorted(units))
+            receipts.append(write_receipt(build.root, receipt))
+    write_stage(build, "objects", receipts)
     return build
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from functools import partial
@@ -61,6 +62,29 @@ def test_a_scheduler_killed_in_mid_run_ends_it_and_the_next_run_goes_on(
     drive(build)
     assert published_bytes(tmp_path) == undisturbed
     assert all(path.stat().st_mtime_ns == then for path, then in before.items()), "finished cells were done again"
+
+
+def test_workers_whose_batch_system_ends_them_hand_their_work_back(
+    sky: Path, tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    """SIGTERM to all processes of a job, while its units run: the worker that is left does them, and no cell is suspected."""
+    seen = []
+    with (
+        dask_scheduler() as scheduler,
+        dask_worker(scheduler.address) as ended,
+        dask_worker(scheduler.address),
+        open_client(scheduler.address) as client,
+    ):
+
+        def end_soon() -> None:
+            threading.Timer(0.2, os.killpg, (ended.popen.pid, signal.SIGTERM)).start()
+
+        published = drive(prepared(sky, tmp_path), client, slowly, after={"scan": end_soon})
+        ended.popen.wait(timeout=30)
+        seen.append(len(client.scheduler_info()["workers"]))
+    assert seen == [1]
+    assert published.set_aside == ()
+    assert published_bytes(tmp_path) == undisturbed
 
 
 def hungry(cell: str, unit: Unit, build: Build) -> Outcome:

@@ -19,9 +19,10 @@ TOP = Path(__file__).parents[1]
 SWIFT = Path(os.environ.get("MMU_SWIFT", TOP / ".venv-s3" / "bin"))
 NAMES = {
     "postgres", "prefect-server", "prefect-worker", "dask-scheduler", "dask-worker-1", "dask-worker-2",
-    "s3-object", "s3-container", "s3-account", "s3-proxy",
+    "s3-memory", "s3-object", "s3-container", "s3-account", "s3-proxy",
 }  # fmt: skip
-SHARDS = "s3://mmu/runs/shards/hsc-sdss-gaia"
+RECIPE = "hsc-sdss-gaia"
+SHARDS = f"s3://mmu/runs/shards/{RECIPE}"
 
 
 def loopback(*words: object) -> subprocess.CompletedProcess[str]:
@@ -37,8 +38,9 @@ def started(folder: Path) -> dict[str, int]:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     """Folder of a running cluster, and what its start said."""
-    if not (SWIFT / "swift-proxy-server").exists() or not (which("initdb") or list(Path("/usr/lib/postgresql").glob("*"))):
-        pytest.skip("PostgreSQL and Swift are not installed: make cluster installs them; MMU_SWIFT says where Swift is")
+    there = which("initdb") or list(Path("/usr/lib/postgresql").glob("*"))
+    if not (there and which("memcached") and (SWIFT / "swift-proxy-server").exists()):
+        pytest.skip("PostgreSQL, memcached or Swift is not installed: make cluster installs them; MMU_SWIFT says where Swift is")
     folder = tmp_path_factory.mktemp("cluster")
     try:
         ran = loopback("up", "--folder", folder, "--s3-programs", SWIFT)
@@ -62,7 +64,18 @@ def test_a_scheduled_build_and_runs_on_demand_and_the_end_of_just_these_processe
 
     ended = {"state": {"type": {"any_": ["COMPLETED"]}}}
     runs = httpx.post(f"{api}/flow_runs/filter", json={"flow_runs": ended}).json()
-    assert [(run["name"], run["created_by"]["type"]) for run in runs] == [("build hsc-sdss-gaia", "SCHEDULE")]
+    assert [(run["name"], run["created_by"]["type"]) for run in runs] == [(f"build {RECIPE}", "SCHEDULE")]
+    artifacts = {artifact["key"]: artifact for artifact in httpx.post(f"{api}/artifacts/latest/filter", json={}).json()}
+    stages = {f"{RECIPE}-{stage}" for stage in ("scan", "objects", "match", "samples", "shards")}
+    assert {artifacts[key]["data"] for key in stages} == {100.0}, "a progress artifact of each stage"
+    tables = json.loads(artifacts[f"{RECIPE}-done"]["data"])
+    assert {f"{RECIPE}-{row['stage']}" for row in tables if row["units"]} == stages
+    assert f"http://127.0.0.1:{settings['ports']['dashboard']}/status" in artifacts[f"{RECIPE}-dask"]["data"]
+    assert "run.html" in artifacts[f"{RECIPE}-page"]["data"]
+    assert "HDF5" in artifacts[f"{RECIPE}-set-aside"]["data"]
+
+    again = run_now(api, "build/nightly", {})
+    assert "nothing new in the sources" in again["message"], "the broken file is tried again, and stays as it is"
     found = run_now(api, "verify/weekly", {"shards": SHARDS})
     assert found["type"] == "COMPLETED", found["message"]
     found = run_now(api, "reshard/on-demand", {"inputs": [SHARDS], "out": "s3://mmu/other", "rule": {"samples_per_shard": 7}})
@@ -73,7 +86,7 @@ def test_a_scheduled_build_and_runs_on_demand_and_the_end_of_just_these_processe
     sockets = [c for pid in started(folder).values() for c in psutil.Process(pid).net_connections() if c.status == "LISTEN"]
     listening = {socket.laddr.ip for socket in sockets}
     assert listening == {"127.0.0.1"}
-    assert oct((folder / "settings.json").stat().st_mode)[-3:] == "600"
+    assert {oct((folder / name).stat().st_mode)[-3:] for name in ("settings.json", "environment")} == {"600"}
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
     pids = started(folder).values()
     down = loopback("down", "--folder", folder)

@@ -121,6 +121,24 @@ def test_people_see_a_table_a_map_and_a_moc(tmp_path: Path) -> None:
     assert (tmp_path / "map.png").stat().st_size > 10_000
 
 
+def test_the_command_sizes_a_build_for_nodes(tmp_path: Path) -> None:
+    sky(tmp_path)
+    done = CliRunner().invoke(cli.app, asked(tmp_path, "--nodes", "10", "--workers-per-node", "4"), catch_exceptions=False)
+    assert done.exit_code == 0
+    for said in ("10 x 4 workers", "shards of one version", "a node for its workers", "check"):
+        assert said in done.stdout
+    found = json.loads(CliRunner().invoke(cli.app, asked(tmp_path, "--nodes", "10", "--json"), catch_exceptions=False).stdout)
+    assert [stage["load"]["stage"] for stage in found["estimate"]["stages"]] == [
+        "scan",
+        "objects",
+        "match",
+        "samples",
+        "shards",
+        "check",
+    ]
+    assert found["estimate"]["fitted"] == []
+
+
 def test_a_survey_that_is_not_cut_by_cell_has_no_footprint_before_its_scan(tmp_path: Path) -> None:
     sky(tmp_path)
     path = tmp_path / "surveys" / "two.yaml"

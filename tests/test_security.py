@@ -28,7 +28,7 @@ from mmu_pipeline.jpeg import pixels_of
 from mmu_pipeline.loader import ShardDataset
 from mmu_pipeline.readers import hdf5, hdf5_dataset
 from mmu_pipeline.readers.bounded import check_columns, check_images, unpacked
-from mmu_pipeline.redaction import without_secrets
+from mmu_pipeline.redaction import public_url, without_secrets
 from mmu_pipeline.remote import check_scheme, filesystem
 from mmu_pipeline.shards.opened import locate, read_manifest
 from mmu_pipeline.simulate.serve import Busy, serving
@@ -42,12 +42,22 @@ KB = 1024
 
 @pytest.mark.parametrize(
     "url",
-    ["ftp://host/x", "zip://a.hdf5::https://host/x.zip", "simplecache::https://host/x", "github://a:b@/x", "ssh://host/x",
+    ["ftp://host/x", "zip://a.hdf5::https://host/x.zip", "simplecache::https://host/x", "ssh://host/x",
      "reference://x.json", "dask://host"],
 )  # fmt: skip
 def test_other_kinds_of_url_are_refused(url: str) -> None:
     with pytest.raises(BadInput, match="not allowed"):
         filesystem(url)
+
+
+def test_every_place_that_the_catalog_names_may_be_read_and_is_shown_whole() -> None:
+    places = [
+        url for survey in load_surveys().values() for form in survey.forms.values() for url in (form.url, *form.mirrors) if url
+    ]
+    assert len(places) > 10
+    for url in places:
+        check_scheme(url)
+        assert public_url(url) == url
 
 
 def test_a_service_for_others_can_refuse_its_own_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

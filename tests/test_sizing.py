@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pytest
 from mmu_pipeline.catalog import Recipe, load_surveys
 from mmu_pipeline.errors import BadInput
 from mmu_pipeline.journal import SCHEMA
+from mmu_pipeline.report.sizing_table import markdown
 from mmu_pipeline.stages.build import Build, Source
 from mmu_pipeline.stages.overview import Plan, SurveyPlan
 from mmu_pipeline.stages.sizing import FEWEST_UNITS, Load, Nodes, Rate, estimate, loads, rates_of, rows_of
@@ -88,6 +90,11 @@ def test_a_join_by_key_reads_both_surveys_once_a_bucket() -> None:
     assert keys.units == 3 + 4, "the best spectrum of each star, and the pairs"
     assert keys.rows == 7 * 10**6
     assert keys.nbytes == 100 * 10**6 * (3 * 3 + 4 * 4)
+
+
+def test_the_table_of_the_page_is_what_the_model_gives() -> None:
+    page = Path(__file__).parents[1] / "docs/sizing.md"
+    assert markdown() in page.read_text(), "run: python -m mmu_pipeline.report.sizing_table"
 
 
 def test_no_nodes_are_bad_input() -> None:

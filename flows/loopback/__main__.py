@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from getpass import getuser
 from pathlib import Path
 from secrets import token_hex
+from shlex import quote
 from shutil import rmtree
 from subprocess import run
 from typing import Annotated, Any
@@ -36,7 +37,7 @@ RECIPE = "hsc-sdss-gaia"
 BUCKET = "mmu"
 PREFERRED_PORTS = {
     "postgres": 5433, "prefect": 4200, "prefect_worker": 8080, "scheduler": 8786, "dashboard": 8787,
-    "proxy": 8333, "object": 6200, "container": 6201, "account": 6202,
+    "proxy": 8333, "object": 6200, "container": 6201, "account": 6202, "memory": 11211,
 }  # fmt: skip
 PYTHON = sys.executable
 
@@ -83,6 +84,7 @@ def up(
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     settings = _settings(folder / "settings.json")
+    _write_environment(settings, folder / "environment")
     for service in _services(folder, settings, s3_programs.absolute()):
         print(f"starting {service.name}", flush=True)
         start(service, folder)
@@ -123,6 +125,12 @@ def _settings(path: Path) -> Settings:
     path.touch(mode=0o600)
     path.write_text(json.dumps(asdict(settings), indent=1))
     return settings
+
+
+def _write_environment(settings: Settings, path: Path) -> None:
+    """A file that a shell reads, so that `mmu` and `prefect` speak with this cluster. For its owner alone."""
+    path.touch(mode=0o600)
+    path.write_text("".join(f"export {name}={quote(value)}\n" for name, value in settings.environment.items()))
 
 
 def _free(preferred: int) -> int:
@@ -223,6 +231,7 @@ def _say(settings: Settings, shards: str, folder: Path) -> None:
         "S3": settings.environment["AWS_ENDPOINT_URL"],
         "shards": shards,
         "logs": folder,
+        "to use": f". {folder / 'environment'}",
     }.items():
         print(f"  {what:<8} {where}")
 

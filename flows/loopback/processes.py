@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,6 +43,16 @@ def answers(url: str, says: Callable[[httpx.Response], bool] = lambda response: 
         with suppress(httpx.TransportError, ValueError):
             return says(httpx.get(url, timeout=2.0))
         return False
+
+    return look
+
+
+def listens(port: int) -> Callable[[], bool]:
+    """A look at a port of this machine: whether something takes connections there."""
+
+    def look() -> bool:
+        with closing(socket.socket()) as found:
+            return found.connect_ex(("127.0.0.1", port)) == 0
 
     return look
 

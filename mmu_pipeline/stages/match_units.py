@@ -19,7 +19,7 @@ from mmu_pipeline.stages.joined import joined
 from mmu_pipeline.stages.match import match_rule, unit_name
 from mmu_pipeline.stages.partitions import object_partitions
 from mmu_pipeline.stages.quality import Sampling, probe_of, probe_reach, sampling
-from mmu_pipeline.stages.receipts import stage_receipts
+from mmu_pipeline.stages.receipts import by_survey, stage_receipts
 from mmu_pipeline.stages.skies import Sky, reach, rival_reach
 from mmu_pipeline.stages.tiling import tiles
 from mmu_pipeline.storage import Receipt, fingerprint
@@ -135,15 +135,13 @@ def _rows_before(stored: Iterable[Receipt], surveys: Sequence[str]) -> Int:
 
 def _skies(build: Build, stored: Sequence[Receipt]) -> tuple[Sky, ...]:
     """Each survey of the recipe, the primary first, as far as this build has it."""
-    scanned = stage_receipts(build, "scan")
-    motions: dict[str, list[dict[str, float]]] = defaultdict(list)
-    for receipt in stored:
-        motions[receipt.unit.split("/")[0]].append(receipt.facts.get("motion", {}))
+    scanned, tables = by_survey(stage_receipts(build, "scan")), by_survey(stored)
+    motions = {name: [receipt.facts.get("motion", {}) for receipt in tables[name]] for name in build.recipe.survey_names}
     return tuple(
         Sky(
             name,
-            object_partitions(build, name, stored),
-            tuple(sorted(_missing_cells(name, scanned))),
+            object_partitions(build, name, tables[name]),
+            tuple(sorted(_missing_cells(scanned[name]))),
             moves_of(build.recipe, name, motions),
             build.surveys[name].forms[build.sources[name].form].position_precision_arcsec,
         )
@@ -169,13 +167,12 @@ def _seen(sky: Sky) -> tuple[object, ...]:
     return sky.survey, partitions, sky.missing, sky.moves, sky.precision_arcsec
 
 
-def _missing_cells(name: str, receipts: Iterable[Receipt]) -> set[int]:
-    """Order-4 cells of a survey cut by cell whose source could not be read, in whole or in part: from the scan's receipts."""
+def _missing_cells(receipts: Iterable[Receipt]) -> set[int]:
+    """Order-4 cells of a survey cut by cell whose source could not be read, in whole or in part: from its scan's receipts."""
     missing: set[int] = set()
     for receipt in receipts:
-        owner, cells = receipt.unit.split("/")
-        first, _, last = cells.partition("-")
-        if receipt.status != "done" and owner == name and first.isdigit():
+        first, _, last = receipt.unit.split("/")[1].partition("-")
+        if receipt.status != "done" and first.isdigit():
             missing |= set(range(int(first), int(last or first) + 1))
     return missing
 

@@ -12,7 +12,7 @@ from mmu_pipeline.stages.associations import write_catalogs
 from mmu_pipeline.stages.build import Build
 from mmu_pipeline.stages.match import block_of
 from mmu_pipeline.stages.quality import quality_of, quality_path
-from mmu_pipeline.stages.receipts import other_receipts
+from mmu_pipeline.stages.receipts import by_survey, other_receipts
 from mmu_pipeline.storage import Receipt, object_folder, partition_path
 
 
@@ -34,8 +34,9 @@ def describe_objects(build: Build, receipts: list[Receipt]) -> None:
     A build of some cells reads a part of each survey, and so does any build of a counterpart that is cut by cell: what earlier
     builds left elsewhere in the sky is part of the catalog as well.
     """
+    stored = by_survey(receipts)
     for name, survey in build.surveys.items():
-        own = [receipt for receipt in receipts if receipt.unit.split("/")[0] == name]
+        own = stored[name]
         whole = build.cells is None and name == build.recipe.primary.survey
         if whole or not survey.forms[build.sources[name].form].cut_by_cell:
             left = []

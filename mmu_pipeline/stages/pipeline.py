@@ -23,7 +23,7 @@ from mmu_pipeline.stages.download import companion_versions, list_files, read_te
 from mmu_pipeline.stages.listing import write_listing
 from mmu_pipeline.stages.match_units import key_units, match_units, sample_units
 from mmu_pipeline.stages.partitions import describe_matches, describe_objects, object_partitions
-from mmu_pipeline.stages.receipts import read_receipts, stage_list, stage_receipts
+from mmu_pipeline.stages.receipts import by_survey, read_receipts, stage_receipts, write_stage
 from mmu_pipeline.stages.repeats import is_reduced
 from mmu_pipeline.storage import Receipt, fingerprint, valid_receipt, write_receipt
 
@@ -94,18 +94,20 @@ def units_of(stage: str, build: Build) -> list[Unit]:
 
 
 def finish_stage(stage: str, build: Build, outcomes: Sequence[Outcome]) -> None:
-    """Write what belongs to a stage as a whole: the list of its units, catalog metadata, the plan of the shards."""
-    units = sample_units(build) if stage == "samples" else [outcome.unit for outcome in outcomes]
-    names = sorted(unit.name for unit in units)
-    build.root.write_json(stage_list(build, stage), names)
+    """Write what belongs to a stage as a whole: its receipts together, catalog metadata, the plan of the shards."""
+    receipts = [outcome.receipt for outcome in outcomes]
+    if stage == "samples":
+        planned = sample_units(build)
+        write_stage(build, stage, receipts or read_receipts(build, stage, [unit.name for unit in planned]))
+        shards.write_plan(build, receipts, planned)
+        return
+    write_stage(build, stage, receipts)
     if stage == "scan":
         write_listing(build, (outcome.unit for outcome in outcomes))
     elif stage == "objects":
-        describe_objects(build, stage_receipts(build, stage))
+        describe_objects(build, receipts)
     elif stage == "match":
-        describe_matches(build, stage_receipts(build, stage), match.match_rule(build))
-    elif stage == "samples":
-        shards.write_plan(build, read_receipts(build, "samples", names) if outcomes else [], units)
+        describe_matches(build, receipts, match.match_rule(build))
 
 
 def _scan_units(build: Build) -> list[Unit]:
@@ -215,10 +217,10 @@ def _first_cell(order: int, pixel: int) -> int:
 
 def margin_units(build: Build, arcsec: float | None = None) -> list[Unit]:
     """What writing the margin catalogs of a recipe's counterparts must do, as wide as its matches reach or as it is said."""
-    stored, matched = stage_receipts(build, "objects"), stage_receipts(build, "match")
+    stored, matched = by_survey(stage_receipts(build, "objects")), stage_receipts(build, "match")
     units = []
     for name in build.recipe.survey_names[1:]:
-        partitions = list(object_partitions(build, name, stored))
+        partitions = list(object_partitions(build, name, stored[name]))
         units += margins.margin_units(name, partitions, arcsec or margins.reach_of(matched, name))
     return units
 

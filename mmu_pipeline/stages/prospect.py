@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +11,7 @@ from mmu_pipeline.catalog import Counterpart, Selection, Survey
 from mmu_pipeline.footprint import FINEST, Footprint, fitting_order, of_cells, of_ranges, shared
 from mmu_pipeline.sky import CELL_ORDER, Float
 from mmu_pipeline.stages.build import Build
-from mmu_pipeline.stages.receipts import read_receipts, stage_list
-from mmu_pipeline.storage import Receipt
+from mmu_pipeline.stages.receipts import receipts_of
 
 CELLS = 12 * 4**CELL_ORDER
 RECEIPTS_AT_ONCE = 1000
@@ -73,16 +72,6 @@ class Prospect:
         """Counterpart -> matches in all cells."""
         names = self.cells[0].matches if self.cells else ()
         return {name: sum(cell.matches[name] for cell in self.cells) for name in names}
-
-
-def receipts_of(build: Build, stage: str) -> Iterator[Receipt]:
-    """Receipts of a stage as it was last finished, a thousand in memory at a time."""
-    try:
-        names = build.root.read_json(stage_list(build, stage))
-    except FileNotFoundError:
-        return
-    for start in range(0, len(names), RECEIPTS_AT_ONCE):
-        yield from read_receipts(build, stage, names[start : start + RECEIPTS_AT_ONCE])
 
 
 def survey_skies(build: Build, nbytes: Mapping[str, Float], scanned: Mapping[str, bool]) -> dict[str, SurveySky]:

@@ -125,7 +125,7 @@ def rates_of(units: pa.Table) -> dict[str, Rate]:
     """
     ran = units.filter(pc.equal(units["status"].cast(pa.string()), "done"))
     rates = {}
-    for stage in STAGES:
+    for stage in (*STAGES, "check"):
         here = ran.filter(pc.equal(ran["stage"].cast(pa.string()), stage))
         if len(here) < FEWEST_UNITS:
             continue
@@ -196,6 +196,7 @@ def loads(build: Build, plan: Plan) -> list[Load]:
         Load("match", cells, primary, tables, primary * BYTES_OF_A_ROW),
         Load("samples", cells, primary, arrays, arrays, sum(matched[name] for name in by_ranges)),
         Load("shards", shards, primary, arrays, arrays),
+        Load("check", shards, primary, arrays, 0),
     ]
 
 

@@ -19,7 +19,7 @@ from mmu_pipeline.redaction import public_url
 from mmu_pipeline.remote import FAULTS, filesystem, may_pass, retried
 
 CHUNK_BYTES = 1024**2
-TAGS = ("ETag", "etag", "Last-Modified", "LastModified", "blob_id", "mtime", "created")
+TAGS = ("ETag", "etag", "Last-Modified", "LastModified", "blob_id", "sha", "mtime", "created")
 
 
 def tag_of(info: Mapping[str, Any]) -> str:
