@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 
 import fsspec
 import fsspec.implementations.local
@@ -37,6 +37,8 @@ WRITERS, READERS = ".writers", ".readers"
 """Folders beside the versions of a set: who writes one now, and, in a folder for each version, who reads it."""
 ROW_GROUP = 100_000
 """Rows of a Parquet file that are read together."""
+READ_AHEAD = 1024**2
+"""Bytes fetched beyond what is asked for of a remote artefact."""
 REQUESTS_AT_ONCE = 16
 """Small files of an object store that are read at a time."""
 
@@ -82,7 +84,9 @@ class Root:
             return None
 
     def read_bytes(self, relative: str) -> bytes:
-        return self._ask(lambda: bytes(self.fs.cat_file(self.path(relative))))
+        """Content of a small file, in one request."""
+        one = {"max_concurrency": 1} if "s3" in self.fs.protocol else {}  # else s3fs asks for its size first, to fetch parts
+        return self._ask(lambda: bytes(self.fs.cat_file(self.path(relative), **one)))
 
     def read_json(self, relative: str) -> Any:
         """Content of a JSON file. Raises BrokenArtefact if it is not JSON, FileNotFoundError if it is not there."""
@@ -95,7 +99,14 @@ class Root:
         """A Parquet artefact, or its rows and columns that are asked for. Cells run side by side, so one thread reads it."""
         path = self.path(relative)
         options = {"columns": columns, "filters": filters, "partitioning": None, "use_threads": False}
-        return self._ask(lambda: pq.read_table(path, filesystem=self.fs, **options))
+        if self.is_local:
+            return pq.read_table(path, filesystem=self.fs, **options)
+
+        def read() -> pa.Table:
+            with self._opened(path) as source:  # by its name pyarrow would ask for its details five times
+                return pq.read_table(source, **options)
+
+        return self._ask(read)
 
     def read_footer(self, relative: str) -> pq.FileMetaData:
         """The footer of a Parquet artefact, for those who choose its row groups."""
@@ -112,8 +123,12 @@ class Root:
         if self.is_local:
             with pq.ParquetFile(path, metadata=footer, memory_map=True) as file:
                 return look(file)
-        with self.fs.open(path, "rb") as source, pq.ParquetFile(source, metadata=footer, pre_buffer=True) as file:
+        with self._opened(path) as source, pq.ParquetFile(source, metadata=footer, pre_buffer=True) as file:
             return look(file)
+
+    def _opened(self, path: str) -> BinaryIO:
+        """A remote file for those who read parts of it."""
+        return cast(BinaryIO, self.fs.open(path, "rb", block_size=READ_AHEAD))
 
     @contextmanager
     def writing(self, relative: str) -> Iterator[BinaryIO]:

@@ -14,6 +14,12 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+import s3fs
+
+from flows.loopback.__main__ import Settings
+from flows.loopback.swift import ACCESS_KEY
+from mmu_pipeline.simulate.write import FOLDERS
+from tests.faults import wait_for
 
 TOP = Path(__file__).parents[1]
 SWIFT = Path(os.environ.get("MMU_SWIFT", TOP / ".venv-s3" / "bin"))
@@ -52,6 +58,39 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, st
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
+def test_prefect_and_its_database_killed_and_started_again_in_mid_run_lose_nothing(cluster: tuple[Path, str]) -> None:
+    """kill -9 of PostgreSQL and of the server while a run on demand works; then `up` brings back what is gone."""
+    folder, _ = cluster
+    settings = Settings(**json.loads((folder / "settings.json").read_text()))
+    sources = {name: str(folder / "sky" / place) for name, place in FOLDERS.items()}
+    asked = {"recipe": RECIPE, "root": "s3://mmu/again", "sources": sources, "cache": str(folder / "cache")}
+    run = started_run(settings.api, "build/on-demand", asked)
+    store = s3fs.S3FileSystem(
+        endpoint_url=settings.environment["AWS_ENDPOINT_URL"], key=ACCESS_KEY, secret=settings.s3_secret, use_listings_cache=False
+    )
+    wait_for(lambda: store.exists("mmu/again/receipts/objects"))
+    for name in ("prefect-server", "postgres"):
+        process = psutil.Process(started(folder)[name])
+        for member in (process, *process.children(recursive=True)):
+            member.kill()
+    assert loopback("up", "--folder", folder, "--s3-programs", SWIFT).returncode == 0
+    if ended(settings.api, run)["type"] != "COMPLETED":  # its process met a server that was away: the next one goes on
+        found = ended(settings.api, started_run(settings.api, "build/on-demand", asked))
+        assert found["type"] == "COMPLETED", found["message"]
+    here, there = (shards_at(store, root) for root in ("mmu/runs", "mmu/again"))
+    assert len(here) > 10
+    assert there == here
+
+
+def shards_at(store: s3fs.S3FileSystem, root: str) -> dict[str, bytes]:
+    """Every file of the published version, by its name."""
+    folder = f"{root}/shards/{RECIPE}"
+    version = store.cat_file(f"{folder}/LATEST").decode().strip()
+    return {path.split(version)[1]: store.cat_file(path) for path in store.find(f"{folder}/{version}")}
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
 def test_a_scheduled_build_and_runs_on_demand_and_the_end_of_just_these_processes(cluster: tuple[Path, str]) -> None:
     folder, said = cluster
     settings = json.loads((folder / "settings.json").read_text())
@@ -62,9 +101,9 @@ def test_a_scheduled_build_and_runs_on_demand_and_the_end_of_just_these_processe
     assert "all is as the manifest says" in said
     assert set(started(folder)) == NAMES
 
-    ended = {"state": {"type": {"any_": ["COMPLETED"]}}}
-    runs = httpx.post(f"{api}/flow_runs/filter", json={"flow_runs": ended}).json()
-    assert [(run["name"], run["created_by"]["type"]) for run in runs] == [(f"build {RECIPE}", "SCHEDULE")]
+    complete = {"state": {"type": {"any_": ["COMPLETED"]}}}
+    runs = httpx.post(f"{api}/flow_runs/filter", json={"flow_runs": complete}).json()
+    assert (f"build {RECIPE}", "SCHEDULE") in [(run["name"], run["created_by"]["type"]) for run in runs]
     artifacts = {artifact["key"]: artifact for artifact in httpx.post(f"{api}/artifacts/latest/filter", json={}).json()}
     stages = {f"{RECIPE}-{stage}" for stage in ("scan", "objects", "match", "samples", "shards")}
     assert {artifacts[key]["data"] for key in stages} == {100.0}, "a progress artifact of each stage"
@@ -100,12 +139,27 @@ def test_a_scheduled_build_and_runs_on_demand_and_the_end_of_just_these_processe
 
 
 def run_now(api: str, deployment: str, parameters: dict[str, Any]) -> dict[str, Any]:
-    """Start a deployment's flow as the form in the user interface does; its last state, once it has ended."""
+    """Start a deployment's flow and wait for its end; its last state."""
+    return ended(api, started_run(api, deployment, parameters))
+
+
+def started_run(api: str, deployment: str, parameters: dict[str, Any]) -> str:
+    """Start a deployment's flow as the form in the user interface does; the number of the run."""
     known = httpx.get(f"{api}/deployments/name/{deployment}").json()
     made = httpx.post(f"{api}/deployments/{known['id']}/create_flow_run", json={"parameters": parameters})
     assert made.is_success, made.text
+    return str(made.json()["id"])
+
+
+def ended(api: str, run: str) -> dict[str, Any]:
+    """The last state of a run, once it has ended."""
     environment = os.environ | {"PREFECT_API_URL": api}
-    command = [sys.executable, "-m", "prefect", "flow-run", "watch", made.json()["id"]]
-    subprocess.run(command, env=environment, capture_output=True, timeout=300, check=False)
-    state: dict[str, Any] = httpx.get(f"{api}/flow_runs/{made.json()['id']}").json()["state"]
+    subprocess.run(
+        [sys.executable, "-m", "prefect", "flow-run", "watch", run],
+        env=environment,
+        capture_output=True,
+        timeout=400,
+        check=False,
+    )
+    state: dict[str, Any] = httpx.get(f"{api}/flow_runs/{run}").json()["state"]
     return state

@@ -94,20 +94,25 @@ def units_of(stage: str, build: Build) -> list[Unit]:
 
 
 def finish_stage(stage: str, build: Build, outcomes: Sequence[Outcome]) -> None:
-    """Write what belongs to a stage as a whole: its receipts together, catalog metadata, the plan of the shards."""
-    receipts = [outcome.receipt for outcome in outcomes]
+    """Write what belongs to a stage as a whole: catalog metadata, the plan of the shards, last its receipts together.
+
+    Where nothing has changed since it was finished, nothing is written.
+    """
+    receipts = sorted((outcome.receipt for outcome in outcomes), key=lambda receipt: receipt.unit)
     if stage == "samples":
         planned = sample_units(build)
-        write_stage(build, stage, receipts or read_receipts(build, stage, [unit.name for unit in planned]))
         shards.write_plan(build, receipts, planned)
+        write_stage(build, stage, receipts or read_receipts(build, stage, sorted(unit.name for unit in planned)))
         return
-    write_stage(build, stage, receipts)
+    if all(outcome.status == "reused" for outcome in outcomes) and receipts == stage_receipts(build, stage):
+        return
     if stage == "scan":
         write_listing(build, (outcome.unit for outcome in outcomes))
     elif stage == "objects":
         describe_objects(build, receipts)
     elif stage == "match":
         describe_matches(build, receipts, match.match_rule(build))
+    write_stage(build, stage, receipts)
 
 
 def _scan_units(build: Build) -> list[Unit]:

@@ -25,7 +25,7 @@ def stage_path(build: Build, stage: str) -> str:
 
 def write_stage(build: Build, stage: str, receipts: Iterable[Receipt]) -> None:
     """Keep the receipts of a finished stage in one file: what comes after would read as many files as there are units."""
-    ordered = iter(sorted(receipts, key=lambda receipt: receipt.unit))
+    ordered = iter(receipts)
     with build.root.writing_rows(stage_path(build, stage), SCHEMA) as file:
         while part := list(islice(ordered, AT_ONCE)):
             texts = [json.dumps(vars(receipt), sort_keys=True, default=asdict) for receipt in part]
