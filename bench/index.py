@@ -3,8 +3,8 @@
     python -m bench.index [--rows 20000000] [--folder DIR]
 
 An index without scalars, of objects all over the sky with keys and digests as real ones have them, written as a build writes
-it. Goals: under 40 bytes a row; a cone of 1 degree in under 10 ms (median of random places, file in the page cache). DuckDB
-answers the same question from the same file for comparison.
+it. Goals: under 40 bytes a row; a cone, a box and a MOC of 1 degree in under 10 ms (median of random places, file in the page
+cache). DuckDB answers the same question from the same file for comparison.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import resource
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -22,12 +23,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
+from astropy.coordinates import Angle, Latitude, Longitude
+from mocpy import MOC
 from rich.console import Console
 from rich.table import Table
 
 from mmu_pipeline.shards.index import INDEX_PATH, index_schema, layout, shard_index_path
 from mmu_pipeline.shards.merge import write_index
-from mmu_pipeline.shards.regions import Cone
+from mmu_pipeline.shards.regions import Box, Cone, Moc, Region
 from mmu_pipeline.shards.search import search
 from mmu_pipeline.sky import healpix29
 from mmu_pipeline.storage import Root
@@ -35,7 +38,23 @@ from mmu_pipeline.storage import Root
 FILE = 200_000
 SHARDS_A_FILE, SAMPLES_A_SHARD = 40, 5000
 MOST_BYTES, MOST_MS = 40.0, 10.0
-RADII = (0.1, 1.0, 5.0)
+
+
+def box(ra: float, dec: float, radius: float) -> Box:
+    """About a cone."""
+    width = min(radius / max(float(np.cos(np.radians(dec))), 0.01), 90.0)
+    return Box((ra - width) % 360.0, (ra + width) % 360.0, max(dec - radius, -90.0), min(dec + radius, 90.0))
+
+
+def moc(ra: float, dec: float, radius: float) -> Moc:
+    """A cone as a map of pixels of order 10."""
+    found = MOC.from_cone(Longitude(ra, "deg"), Latitude(dec, "deg"), radius=Angle(radius, "deg"), max_depth=10)
+    return Moc(tuple((int(start), int(stop)) for start, stop in found.to_depth29_ranges))
+
+
+ASKED: tuple[tuple[str, Callable[[float, float, float], Region], float], ...] = (
+    ("cone", Cone, 0.1), ("cone", Cone, 1.0), ("cone", Cone, 5.0), ("box", box, 1.0), ("MOC", moc, 1.0),
+)  # fmt: skip
 
 
 def write_rows(root: Root, rows: int) -> list[str]:
@@ -85,18 +104,21 @@ def _same(values: list[int], count: int) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(np.arange(count + 1) * len(values), pa.int32()), pa.array(np.tile(values, count)))
 
 
-def milliseconds(root: Root, radius: float, places: int = 40) -> tuple[float, float, int]:
+def milliseconds(
+    root: Root, around: Callable[[float, float, float], Region], radius: float, places: int = 40
+) -> tuple[float, float, int]:
     """Of a search and of DuckDB's, medians over random places; and the rows found, likewise."""
     rng = np.random.default_rng(1)
     ours, theirs, found = [], [], []
     path = root.path(INDEX_PATH)
     for _ in range(places):
         ra, dec = rng.uniform(0, 360), np.degrees(np.arcsin(rng.uniform(-1, 1)))
+        region = around(ra, dec, radius)
         start = time.perf_counter()
-        rows = search(root, "", Cone(ra, dec, radius), ["key", "shard", "offset", "nbytes"])
+        rows = search(root, "", region, ["key", "shard", "offset", "nbytes"])
         ours.append(time.perf_counter() - start)
         found.append(len(rows))
-        ranges = " or ".join(f"_healpix_29 >= {low} and _healpix_29 < {high}" for low, high in Cone(ra, dec, radius).ranges)
+        ranges = " or ".join(f"_healpix_29 >= {low} and _healpix_29 < {high}" for low, high in region.ranges)
         start = time.perf_counter()
         duckdb.sql(f"select key, shard, \"offset\", nbytes from '{path}' where {ranges}").to_arrow_table()
         theirs.append(time.perf_counter() - start)
@@ -122,13 +144,14 @@ def main(
             f"{facts.samples:,} rows merged from {len(names)} files in {seconds:.1f} CPU-s, {grown / 1024:.0f} MB of memory"
         )
         console.print(f"{size:.1f} bytes a row ({verdict}): 8 of them digest, 8 the hash in the key")
-        table = Table("cone", "rows", "ms", "DuckDB, ms", "goal")
-        times = {radius: milliseconds(root, radius) for radius in RADII}
-        for radius, (ours, theirs, found) in times.items():
+        table, slowest = Table("region", "rows", "ms", "DuckDB, ms", "goal"), 0.0
+        for name, around, radius in ASKED:
+            ours, theirs, found = milliseconds(root, around, radius)
+            slowest = max(slowest, ours) if radius == 1.0 else slowest
             goal = f"{MOST_MS:g} ms {'met' if ours < MOST_MS else 'MISSED'}" if radius == 1.0 else ""
-            table.add_row(f"{radius:g} deg", f"{found:,}", f"{ours:.1f}", f"{theirs:.1f}", goal)
+            table.add_row(f"{name}, {radius:g} deg", f"{found:,}", f"{ours:.1f}", f"{theirs:.1f}", goal)
         console.print(table)
-    raise typer.Exit(size > MOST_BYTES or times[1.0][0] > MOST_MS)
+    raise typer.Exit(size > MOST_BYTES or slowest > MOST_MS)
 
 
 if __name__ == "__main__":

@@ -25,13 +25,14 @@ def search(root: Root, folder: str, region: Region, columns: list[str] | None = 
     """
     path = root.path(f"{folder}/{INDEX_PATH}" if folder else INDEX_PATH)
     metadata, schema, least, greatest = _groups(root, path, str(root.fs.ukey(path)))
-    bounds = np.array(region.ranges, np.int64).reshape(-1, 2)
+    ranges = region.ranges
+    bounds = np.array(ranges, np.int64).reshape(-1, 2)
     groups = np.flatnonzero(np.searchsorted(bounds[:, 1], least, "right") < np.searchsorted(bounds[:, 0], greatest, "right"))
     with root.fs.open(path, "rb") as file:
         index = pq.ParquetFile(file, metadata=metadata, read_dictionary=REPEATED)
         wanted = schema.names if columns is None else list(dict.fromkeys([*columns, *PLACE_COLUMNS]))
         table = index.read_row_groups(groups.tolist(), columns=wanted)
-    near = table.filter(pa.array(in_ranges(table["_healpix_29"].to_numpy(), region.ranges)))
+    near = table.filter(pa.array(in_ranges(table["_healpix_29"].to_numpy(), ranges)))
     found = near.filter(pa.array(region.holds(*(near[name].to_numpy() for name in PLACE_COLUMNS))))
     names = found.column_names if columns is None else columns
     return found.select(names).cast(pa.schema([schema.field(name) for name in names]))
