@@ -141,7 +141,7 @@ def make_small_set(folder: Path, recipe: Recipe = RECIPE, seed: int = 11) -> Sma
         pieces.append(f"pieces/{cell}")
         everything |= {sample.key: sample for sample in samples}
     shards = deal_out(root, "aside", pieces, recipe)
-    provenance = [Provenance(survey, "files", "/data/copy", 3) for survey in SURVEYS.values()]
+    provenance = [Provenance(survey, "files", "/data/copy", 3, survey.name * 4) for survey in SURVEYS.values()]
     account = Account(
         {"imager objects": 400}, {"imager": {"no position": 2}}, [{"stage": "scan", "unit": "imager/5", "reason": "cut"}]
     )

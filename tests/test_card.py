@@ -74,4 +74,6 @@ def test_the_card_and_the_manifest_of_a_set_say_so(tmp_path):
     assert f"> **Licences.** {said['licence_conflict']}" in card
     assert "```bibtex\n@misc{Someone2020,\n  note = {Someone 2020}\n}\n\n@misc{Another2021," in card
     assert said["surveys"][0]["bibtex"] == ["@misc{Someone2020,\n  note = {Someone 2020}\n}"]
+    assert [survey["checksums"] for survey in said["surveys"]] == [["imager" * 4], ["curves" * 4]]
+    assert "3 files, whose objects have the digest imagerimagerimagerimager\n" in card
     assert card_of(said) == card

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import tarfile
 from collections.abc import Iterator
@@ -179,6 +180,11 @@ def test_a_truncated_file_sets_its_cell_aside_and_the_next_run_retries_just_that
     assert str(path) in published.set_aside[0]["reason"]
     assert [entry["unit"] for entry in status(build).set_aside] == [f"one/{cell}"]
     assert 0 < published.samples < 60
+    checksums = [
+        [survey["checksums"] for survey in json.loads(Path(made.url, "manifest.json").read_text())["surveys"]]
+        for made in (undisturbed, published)
+    ]
+    assert [one != other for one, other in zip(*checksums, strict=True)] == [True, False]
     path.write_bytes(whole)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     outcomes, mended = run_all(sky.prepare())

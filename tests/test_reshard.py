@@ -152,6 +152,7 @@ def test_parts_that_are_merged_are_the_whole_again(small_set, tmp_path):
     assert members(whole.url) == members(small_set.path)
     assert new["name"] == "whole"
     assert len(new["parents"]) == 2
+    assert [survey["checksums"] for survey in new["surveys"]] == [["imager" * 4], ["curves" * 4]]
     for split in SPLITS:  # the same seed and count: the very shards of the first set
         assert [shard["digest"] for shard in new["splits"][split]["shards"]] == [
             shard["digest"] for shard in small_set.manifest["splits"][split]["shards"]

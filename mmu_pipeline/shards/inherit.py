@@ -22,9 +22,13 @@ def inherited(
     counts: Counter[str] = Counter()
     skipped: dict[str, Counter[str]] = {}
     files: Counter[str] = Counter()
+    checksums: dict[str, list[str]] = {survey["name"]: [] for survey in first["surveys"]}
     for parent in parents:
         counts.update({what: count for what, count in parent["counts"].items() if what != "samples"})
         files.update({survey["name"]: survey["files"] for survey in parent["surveys"]})
+        for survey in parent["surveys"]:
+            known = checksums[survey["name"]]
+            known += [one for one in survey.get("checksums", []) if one not in known]
         for where, reasons in parent["skipped"].items():
             skipped.setdefault(where, Counter()).update(reasons)
     skipped.setdefault("reshard", Counter()).update(new["left_out"])
@@ -33,7 +37,7 @@ def inherited(
         "title": first["title"],
         "members": [first["members"][place] for place in members],
         "scalars": first["scalars"],
-        "surveys": [survey | {"files": files[survey["name"]]} for survey in first["surveys"]],
+        "surveys": [s | {"files": files[s["name"]], "checksums": checksums[s["name"]]} for s in first["surveys"]],
         "licence_conflict": licence_conflict(first["surveys"]),
         "recipe": first["recipe"] | rules,
         "counts": counts | {"samples": new["samples"] - new["repeats"]},

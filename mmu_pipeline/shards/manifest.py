@@ -52,6 +52,8 @@ class Provenance:
     url: str
     files: int
     """Source files read."""
+    checksum: str = ""
+    """xxh3-128 of the objects that they hold: other files under the same names give another one."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,8 @@ def facts_of_set(
         "samples": index.samples,
         "repeats": index.repeats,
         "set_digest": index.set_digest,
-        "digests": "hexadecimal: xxh3-128 of files; xxh3-64 of a sample's bytes in the tar, set_digest is their sum modulo 2**64",
+        "digests": "hexadecimal: xxh3-128 of files; xxh3-64 of a sample's bytes in the tar, set_digest is their sum modulo 2**64;"
+        " checksums of a survey: xxh3-128 of the objects in its source files",
         "index": {"path": INDEX_PATH, "nbytes": index.nbytes, "digest": index.digest, "catalog": dict(catalog)},
         "splits": {name: _split([shard for shard in shards if shard.split == name]) for name in SPLITS},
         "software": {
@@ -188,5 +191,6 @@ def _survey(entry: Provenance) -> dict[str, Any]:
         "published_at": _place(form.url) if form.url else "",
         "read_from": _place(entry.url),
         "files": entry.files,
+        "checksums": [entry.checksum] if entry.checksum else [],
         "known_faults": list(form.faults),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,10 +12,10 @@ from mmu_pipeline.shards.manifest import MANIFEST_PATH, Account, Provenance, Sha
 from mmu_pipeline.shards.narrow import add_losses
 from mmu_pipeline.stages.build import STAGES, Build, Deal, in_turn
 from mmu_pipeline.stages.quality import quality_of
-from mmu_pipeline.stages.receipts import set_aside_of, stage_receipts
+from mmu_pipeline.stages.receipts import by_survey, set_aside_of, stage_receipts
 from mmu_pipeline.stages.seal import point_to, seal, set_facts
 from mmu_pipeline.stages.shards import aside_folder, plan_path
-from mmu_pipeline.storage import Receipt, latest_path, shard_folder
+from mmu_pipeline.storage import Receipt, digest, latest_path, shard_folder
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,21 @@ def _seal(
 
 
 def _provenance(build: Build, receipts: dict[str, list[Receipt]]) -> list[Provenance]:
-    files: dict[str, int] = defaultdict(int)
-    for receipt in receipts["scan"]:
-        files[receipt.unit.split("/")[0]] += receipt.facts.get("files", 0)
-    return [Provenance(build.surveys[name], source.form, source.url, files[name]) for name, source in build.sources.items()]
+    scanned = by_survey(receipts["scan"])
+    return [
+        Provenance(
+            build.surveys[name], source.form, source.url,
+            sum(receipt.facts.get("files", 0) for receipt in scanned.get(name, ())),
+            _checksum(scanned.get(name, ())),
+        )
+        for name, source in build.sources.items()
+    ]  # fmt: skip
+
+
+def _checksum(scanned: Sequence[Receipt]) -> str:
+    """A digest of all objects that were read of a survey, wherever its files lie."""
+    lines = sorted(f"{receipt.unit} {receipt.facts['digest']}" for receipt in scanned if "digest" in receipt.facts)
+    return digest("\n".join(lines).encode())
 
 
 def _account(receipts: dict[str, list[Receipt]], not_dealt: dict[str, int], set_aside: list[dict[str, str]]) -> Account:
