@@ -131,6 +131,16 @@ def test_a_flipped_bit_in_an_array_names_the_sample(folder):
     assert len(found) == 2
 
 
+@pytest.mark.parametrize("place", [126, 150])
+def test_a_digit_of_a_header_that_is_none_of_octal_is_found(folder, place):
+    """The size and the checksum of a member: a flipped bit makes an 8 of a 0."""
+    path = folder / "train-000001.tar"
+    content = bytearray(path.read_bytes())
+    content[place] = ord("8")
+    path.write_bytes(content)
+    assert "train-000001.tar: the checksum of a tar header does not fit at byte 0" in problems(folder)
+
+
 def test_a_missing_shard_is_named(folder):
     (folder / "train-000002.tar").unlink()
     assert problems(folder) == "train-000002.tar: is missing"
@@ -341,7 +351,7 @@ def with_value(name: str, value: object) -> Callable[[Sample], Sample]:
         (with_value("imager_n_visits", True), "is not int32"),
         (with_value("has_curves", 1), "is not bool"),
         (with_value("imager_psf", [1.0]), "is not a list of the declared length"),
-        (with_value("imager_mag", [1.0]), "is not one value"),
+        (with_value("imager_mag", [1.0]), "[1.0] is not float32"),
         (with_value("more", 1), "does not have the keys"),
     ],
 )

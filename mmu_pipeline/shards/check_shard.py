@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import xxhash
 
@@ -23,7 +24,11 @@ from mmu_pipeline.shards.tar import iterate, read_sample
 from mmu_pipeline.shards.ustar import BLOCK, Member, file_of
 from mmu_pipeline.storage import Root
 
-JSON_TYPES: Mapping[str, tuple[type, ...]] = {"s": (str,), "b": (bool,), "i": (int,), "u": (int,), "f": (float, int)}
+NULL = type(None)
+JSON_TYPES: Mapping[str, frozenset[type]] = {
+    "s": frozenset({str, NULL}), "b": frozenset({bool, NULL}), "i": frozenset({int, NULL}), "u": frozenset({int, NULL}),
+    "f": frozenset({float, int, NULL}),
+}  # fmt: skip
 """First letter of a scalar's type -> what JSON may give for it."""
 
 
@@ -119,7 +124,7 @@ def _array_problems(sample: Sample, declared: Sequence[Mapping[str, Any]]) -> It
         if member["dtype"] == "jpeg":
             yield from _picture_problems(array, member)
             continue
-        if array.dtype.name != member["dtype"]:
+        if array.dtype != np.dtype(member["dtype"]).newbyteorder("<"):
             yield f"{member['name']}: is {array.dtype.name}, declared {member['dtype']}"
         fixed = [size if isinstance(size, int) else length for size, length in zip(shape, array.shape, strict=False)]
         if array.ndim != len(shape) or list(array.shape) != fixed:
@@ -145,13 +150,15 @@ def _record_problems(sample: Sample, declared: Sequence[Mapping[str, Any]]) -> I
         yield "its JSON does not have the keys that the manifest lists"
         return
     for scalar in declared:
-        value = sample.record[scalar["name"]]
-        values = value if isinstance(value, list) else [value]
-        if value is not None and (isinstance(value, list) != ("length" in scalar) or len(values) != scalar.get("length", 1)):
-            yield f"{scalar['name']}: is not {'a list of the declared length' if 'length' in scalar else 'one value'}"
-        kinds = JSON_TYPES[scalar["dtype"][0]]
-        if not all(v is None or (isinstance(v, kinds) and (bool in kinds or not isinstance(v, bool))) for v in values):
-            yield f"{scalar['name']}: {value!r} is not {scalar['dtype']}"
+        value, kinds = sample.record[scalar["name"]], JSON_TYPES[scalar["dtype"][0]]
+        if "length" not in scalar:
+            if type(value) not in kinds:
+                yield f"{scalar['name']}: {value!r} is not {scalar['dtype']}"
+        elif value is not None:
+            if not isinstance(value, list) or len(value) != scalar["length"]:
+                yield f"{scalar['name']}: is not a list of the declared length"
+            elif not kinds.issuperset(map(type, value)):
+                yield f"{scalar['name']}: {value!r} is not {scalar['dtype']}"
 
 
 def tar_index_problems(root: Root, name: str, manifest: Mapping[str, Any], rows: pa.Table) -> Iterator[str]:

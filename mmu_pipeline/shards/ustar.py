@@ -24,6 +24,9 @@ _OWNER = b"0000444\x00" + 2 * b"0000000\x00"
 _NEVER = b"00000000000\x00"
 _AFTER_CHECKSUM = b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + 2 * b"0000000\x00" + bytes(167)
 _NO_CHECKSUM = b" " * 8
+_FIXED = sum(_OWNER) + sum(_NEVER) + sum(_NO_CHECKSUM) + sum(_AFTER_CHECKSUM)
+"""What all but name and size add to the checksum of a header of ours."""
+_OCTAL = re.compile(rb"[0-7]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +143,13 @@ def read_header(tar: memoryview, offset: int, file: str) -> Member | None:
             raise BrokenArtefact("the tar does not end with two blocks of zeros", file=file, offset=offset)
         return None
     name, size, checksum = block[:NAME_BYTES].rstrip(b"\0"), block[SIZE], block[148:154]
-    if not (size.isdigit() and checksum.isdigit()) or int(checksum, 8) != sum(block) - sum(block[148:156]) + sum(_NO_CHECKSUM):
+    plain = block[100:124] == _OWNER and block[136:148] == _NEVER and block[156:] == _AFTER_CHECKSUM
+    total = _FIXED + sum(name) + sum(block[124:136]) if plain else sum(block) - sum(block[148:156]) + sum(_NO_CHECKSUM)
+    if not (_OCTAL.fullmatch(size) and _OCTAL.fullmatch(checksum)) or int(checksum, 8) != total:
         raise BrokenArtefact("the checksum of a tar header does not fit", file=file, offset=offset)
     if not MEMBER_NAME.fullmatch(name):
         raise BrokenArtefact("not the name of a sample's member", file=file, offset=offset, name=name.decode(errors="replace"))
-    if block[100:124] != _OWNER or block[136:148] != _NEVER or block[156:] != _AFTER_CHECKSUM:
+    if not plain:
         raise BrokenArtefact("not a plain ustar header without clock and owner", file=file, offset=offset, name=name.decode())
     member = Member(name.decode(), offset, int(size, 8))
     if member.end > len(tar):
