@@ -92,9 +92,8 @@ def up(
     sky = folder / "sky"
     if not (sky / "truth.parquet").exists():
         write_sky(sky)
-    soon = datetime.now(UTC)
-    _deploy(settings, folder, {name: str(sky / place) for name, place in FOLDERS.items()}, soon)
-    print("waiting for the scheduled build", flush=True)
+    soon = _deploy(settings, folder, {name: str(sky / place) for name, place in FOLDERS.items()})
+    print(f"waiting for the scheduled build of {soon:%H:%M} UTC", flush=True)
     found = _scheduled_run(settings, soon)
     print(f"the scheduled run {found['name']!r} ended: {found['state']['name']}", flush=True)
     if found["state"]["type"] != "COMPLETED":
@@ -192,25 +191,30 @@ def _make_bucket(settings: Settings) -> None:
         store.mkdir(BUCKET)
 
 
-def _deploy(settings: Settings, folder: Path, sources: Mapping[str, str], now: datetime) -> None:
-    """The shipped deployments; the nightly build reads the simulated sky, every hour from the coming minute on."""
+def _deploy(settings: Settings, folder: Path, sources: Mapping[str, str], lead_s: float = 30.0) -> datetime:
+    """The shipped deployments; the nightly build reads the simulated sky, every hour from a coming minute on, which is told.
+
+    A minute that is over before the server knows of it would be one of the next hour: then a later one is taken.
+    """
+    soon = datetime.now(UTC) + timedelta(seconds=lead_s)
+    soon += timedelta(seconds=-soon.timestamp() % 60)
     content = yaml.safe_load(deployments_file().read_text())
     nightly = next(entry for entry in content["deployments"] if entry["name"] == "nightly")
-    minute = (now + timedelta(seconds=75)).minute
-    nightly["schedules"] = [{"cron": f"{minute} * * * *", "timezone": "UTC", "slug": "hourly", "active": True}]
+    nightly["schedules"] = [{"cron": f"{soon.minute} * * * *", "timezone": "UTC", "slug": "hourly", "active": True}]
     nightly["parameters"] |= {"sources": dict(sources), "cache": str(folder / "cache")}
     file = folder / "prefect.yaml"
     file.write_text(yaml.safe_dump(content, sort_keys=False))
     words = ["deploy", "--root", f"s3://{BUCKET}/runs", "--cluster", settings.scheduler, "--recipe", RECIPE, "--file", str(file)]
     run([PYTHON, "-m", "mmu_pipeline", *words], env=os.environ | settings.environment, check=True)  # noqa: S603
+    return soon if datetime.now(UTC) < soon - timedelta(seconds=5) else _deploy(settings, folder, sources, 2 * lead_s)
 
 
 def _scheduled_run(settings: Settings, since: datetime, patience_s: float = 900.0) -> dict[str, Any]:
-    """The first run of the nightly deployment that its schedule started since, once it has ended."""
+    """The first run of the nightly deployment that its schedule started from then on, once it has ended."""
     asked = {
         "deployments": {"name": {"any_": ["nightly"]}},
         "flow_runs": {
-            "expected_start_time": {"after_": since.isoformat()},
+            "expected_start_time": {"after_": (since - timedelta(seconds=1)).isoformat()},
             "state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]}},
         },
         "sort": "EXPECTED_START_TIME_ASC",

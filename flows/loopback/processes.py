@@ -88,14 +88,28 @@ def stop_all(folder: Path) -> list[str]:
         if process is not None:
             family = [process, *process.children(recursive=True)]
             process.send_signal(json.loads(note.read_text())["stop_by"])
-            _, alive = psutil.wait_procs(family, timeout=STOP_S)
+            alive = _left(family)
             for other in alive:
                 with suppress(psutil.NoSuchProcess):
                     other.kill()
-            psutil.wait_procs(alive, timeout=STOP_S)
+            _left(alive)
             stopped.append(note.stem)
         note.unlink()
     return stopped
+
+
+def _left(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
+    """Those that did not end within STOP_S; one that ended and that its parent has not asked after did."""
+    end = time.monotonic() + STOP_S
+    while (alive := [process for process in processes if _is_alive(process)]) and time.monotonic() < end:
+        time.sleep(0.05)
+    return alive
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def _note(folder: Path, name: str) -> Path:
@@ -107,7 +121,7 @@ def _running(folder: Path, name: str) -> psutil.Process | None:
     try:
         note = json.loads(_note(folder, name).read_text())
         process = psutil.Process(note["pid"])
-        same = abs(process.create_time() - note["born"]) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+        same = abs(process.create_time() - note["born"]) < 1.0 and _is_alive(process)
     except (FileNotFoundError, psutil.NoSuchProcess):
         return None
     return process if same else None
