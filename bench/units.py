@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -44,6 +44,7 @@ from mmu_pipeline.stages.scan import object_schema
 from mmu_pipeline.storage import Receipt, Root, object_folder, partition_path, write_receipt
 
 CELLS = 12 * 4**CELL_ORDER
+STAGES = ("scan", "objects")
 
 
 def survey(name: str) -> Survey:
@@ -99,14 +100,14 @@ def timed(found: dict[str, float], what: str) -> Iterator[None]:
     found[what] = found.get(what, 0.0) + time.perf_counter() - start
 
 
-def run(units: int, workers: int) -> dict[str, float]:
+def run(units: int, workers: int, stages: Sequence[str] = STAGES) -> dict[str, float]:
     """Seconds of each step, and by how many bytes this process grew at its peak."""
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder, open_client(f"local:{workers}") as client:
         build = build_of(Path(folder), units)
         with watching(found):
             journal = Journal()
-            for stage in ("scan", "objects"):
+            for stage in stages:
                 with timed(found, f"plan {stage}"):
                     todo = units_of(stage, build)
                 with timed(found, "look for receipts"):
@@ -119,10 +120,11 @@ def run(units: int, workers: int) -> dict[str, float]:
                 with timed(found, f"finish {stage}"):
                     finish_stage(stage, build, [outcomes[unit.name] for unit in todo])
                 found["units"] = found.get("units", 0) + len(todo)
-            with timed(found, "plan match"):
-                found["match units"] = len(units_of("match", build))
-            found["journal bytes"] = journal.table().nbytes
-            for stage in ("scan", "objects"):
+            following = "match" if stages == STAGES else "objects"
+            with timed(found, f"plan {following}"):
+                assert units_of(following, build)
+            assert len(journal.table()) == found["units"]
+            for stage in stages:
                 with timed(found, "plan again"):
                     todo = units_of(stage, build)
                 with timed(found, "find receipts again"):
@@ -134,7 +136,7 @@ def run(units: int, workers: int) -> dict[str, float]:
 def watching(found: dict[str, float]) -> Iterator[None]:
     """Note the peak of this process's memory above what it is now."""
     process, over = psutil.Process(), threading.Event()
-    before = process.memory_info().rss
+    before, cpu = process.memory_info().rss, time.process_time()
 
     def watch() -> None:
         while not over.wait(0.2):
@@ -145,12 +147,13 @@ def watching(found: dict[str, float]) -> Iterator[None]:
     try:
         yield
     finally:
+        found["cpu"] = time.process_time() - cpu
         over.set()
         thread.join()
 
 
-def in_a_process(units: int, workers: int) -> dict[str, float]:
-    code = f"import json; from bench.units import run; print(json.dumps(run({units}, {workers})))"
+def in_a_process(units: int, workers: int, stages: Sequence[str]) -> dict[str, float]:
+    code = f"import json; from bench.units import run; print(json.dumps(run({units}, {workers}, {stages!r})))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr)
@@ -160,15 +163,17 @@ def in_a_process(units: int, workers: int) -> dict[str, float]:
 def main(
     units: Annotated[list[int] | None, typer.Option(help="Sizes. Repeatable.")] = None,
     workers: Annotated[int, typer.Option(help="Worker processes.")] = 2,
+    scan_only: Annotated[bool, typer.Option("--scan-only", help="Run the scan alone, and plan what follows it.")] = False,
 ) -> None:
     """Print a column per size: milliseconds of a unit by step, and memory of a unit."""
-    found = [in_a_process(count, workers) for count in units or [4000, 40_000, 400_000]]
-    table = Table("ms a unit", *(f"{int(each['units'] / 2):,} cells of surveys" for each in found))
-    steps = [name for name in found[0] if name not in ("units", "grown", "match units", "journal bytes")]
-    per_stage: Callable[[dict[str, float], str], float] = lambda each, name: each[name] / each["units"]  # noqa: E731
+    stages = STAGES[:1] if scan_only else STAGES
+    found = [in_a_process(count, workers, stages) for count in units or [4000, 40_000, 400_000]]
+    table = Table("ms a unit", *(f"{int(each['units']):,} units" for each in found))
+    steps = [name for name in found[0] if name not in ("units", "grown", "cpu")]
     for name in steps:
-        table.add_row(name, *(f"{1000 * per_stage(each, name):.3f}" for each in found))
+        table.add_row(name, *(f"{1000 * each[name] / each['units']:.3f}" for each in found))
     table.add_row("all", *(f"{1000 * sum(each[name] for name in steps) / each['units']:.3f}" for each in found))
+    table.add_row("CPU of driver and scheduler", *(f"{1000 * each['cpu'] / each['units']:.3f}" for each in found))
     table.add_row("seconds in all", *(f"{sum(each[name] for name in steps):.1f}" for each in found))
     table.add_row("driver and scheduler grow by", *(f"{each['grown'] / 1e6:.0f} MB" for each in found))
     table.add_row("of a unit", *(f"{each['grown'] / each['units']:.0f} B" for each in found))
