@@ -77,6 +77,7 @@ def test_a_run_with_a_parameter_of_another_type_is_refused_by_the_server(server:
     assert "'some' is not one of" in refused.text
 
 
+@pytest.mark.long
 def test_of_two_runs_of_one_recipe_on_one_server_the_later_waits_for_the_end_of_the_other(server: str, tmp_path: Path) -> None:
     """Without the limit of the server the lease beside the data would turn the second away, with exit code 2."""
     command = [*build_command(small_sky(tmp_path / "sky"), tmp_path / "root"), "--json"]
