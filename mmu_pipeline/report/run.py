@@ -197,14 +197,20 @@ def _sky(units: pa.Table) -> Markup | None:
 
 
 def worst_states(units: pa.Table) -> Int:
-    """The worst state of the units that cover each order-4 cell, as its place in STATES; -1 where none does. Shape (3072,)."""
+    """The worst state of the units that cover each order-4 cell, as its place in STATES; -1 where none does. Shape (3072,).
+
+    Of a unit of several cells those count that a unit of a single one names too: a block of a match is mostly empty sky. Where
+    there are none such, all of them.
+    """
     known = units.filter(pc.is_valid(units["cell"]))
     state = pc.index_in(known["status"].cast(pa.string()), pa.array(list(STATES))).to_numpy()
     counts = known["cells"].to_numpy()
     first = np.cumsum(counts) - counts
     covered = np.repeat(known["cell"].to_numpy() - first, counts) + np.arange(counts.sum())
-    worst = np.full(12 * 4**CELL_ORDER, -1)
-    np.maximum.at(worst, covered, np.repeat(state, counts))
+    worst, named = np.full(12 * 4**CELL_ORDER, -1), np.zeros(12 * 4**CELL_ORDER, bool)
+    named[known["cell"].to_numpy()[counts == 1]] = True
+    there = named[covered] if named.any() else np.ones(len(covered), bool)
+    np.maximum.at(worst, covered[there], np.repeat(state, counts)[there])
     return worst
 
 
