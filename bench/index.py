@@ -143,7 +143,7 @@ def main(
         console.print(
             f"{facts.samples:,} rows merged from {len(names)} files in {seconds:.1f} CPU-s, {grown / 1024:.0f} MB of memory"
         )
-        console.print(f"{size:.1f} bytes a row ({verdict}): 8 of them digest, 8 the hash in the key")
+        console.print(f"{size:.2f} bytes a row ({verdict}): 8 of them digest, 8 the hash in the key")
         table, slowest = Table("region", "rows", "ms", "DuckDB, ms", "goal"), 0.0
         for name, around, radius in ASKED:
             ours, theirs, found = milliseconds(root, around, radius)

@@ -43,7 +43,8 @@ from mmu_pipeline.stages.seal import seal, set_facts
 from mmu_pipeline.storage import Root
 
 GOAL = 8.0
-PER_SHARD = 1000
+PER_SHARD = 5000
+"""Shards of some 500 MB, as a recipe makes them that does not say."""
 COMMON = {
     "modality": "image", "release": "1", "summary": "Made up.", "licence": "CC0-1.0", "citation": "none",
     "forms": {"files": {"reader": "mmu_v1", "files": ["*"]}},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -82,6 +83,11 @@ class Root:
             return self._ask(lambda: int(self.fs.size(self.path(relative))))
         except FileNotFoundError:
             return None
+
+    def digest_of(self, relative: str) -> str:
+        """xxh3-128 of a file, in hexadecimal. Raises FileNotFoundError."""
+        with self.fs.open(self.path(relative), "rb") as file:
+            return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
 
     def read_bytes(self, relative: str) -> bytes:
         """Content of a small file, in one request."""

@@ -307,6 +307,20 @@ def test_files_for_other_readers_are_checked(folder, path):
     assert f"{path}: is missing" in problems(folder)
 
 
+def test_a_flipped_bit_in_any_file_beside_the_shards_is_found(folder):
+    """But for the card, to which people add, and the manifest, which says what the others are."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".tar"]
+    for path in paths:
+        if path.name in ("README.md", "manifest.json"):
+            continue
+        content = path.read_bytes()
+        flip(path, len(content) // 2)
+        assert path.name.split(".")[0] in problems(folder), path
+        path.write_bytes(content)
+    assert len(paths) > 30
+    assert verify(str(folder)).ok
+
+
 def test_words_added_to_the_card_are_no_problem(folder):
     with (folder / "README.md").open("a") as file:
         file.write("\n---\nThanks to all.\n")

@@ -89,15 +89,12 @@ def _add_places(batch: pa.RecordBatch, places: dict[str, int]) -> None:
 def catalog_problems(root: Root, manifest: Mapping[str, Any]) -> Iterator[str]:
     """Files of the catalog of the index that are missing or not those of this version."""
     said = manifest["index"]["catalog"]
-    for path, facts in said.items():
+    digests = {path: facts["digest"] for path, facts in said.items()} | manifest["index"].get("metadata", {})
+    for path, digest in digests.items():
         try:
-            with root.fs.open(root.path(path), "rb") as file:
-                if hashlib.file_digest(file, xxhash.xxh3_128).hexdigest() != facts["digest"]:
-                    yield f"{path}: its digest is not that of the manifest"
+            if root.digest_of(path) != digest:
+                yield f"{path}: its digest is not that of the manifest"
         except FileNotFoundError:
-            yield f"{path}: is missing"
-    for path in (f"{CATALOG}/hats.properties", f"{CATALOG}/partition_info.csv"):
-        if not root.exists(path):
             yield f"{path}: is missing"
     if sum(facts["samples"] for facts in said.values()) != manifest["samples"]:
         yield f"{CATALOG}: its partitions do not hold as many rows as the set has samples"

@@ -86,10 +86,12 @@ def make_shard(
     ends = np.append(written["offset"].to_numpy(), int(nbytes.sum()))
     root.write_bytes(f"{folder}/{tar_index_path(name)}", tar_index(ends))
     root.write_bytes(f"{folder}/{dali_index_path(name)}", dali_index(written, rows.members))
-    with root.writing(f"{folder}/{shard_index_path(name)}") as file:
-        pq.write_table(table, file, **layout(table.schema))
-    size = root.size(f"{folder}/{name}") or 0
-    return ShardFile(name, split, len(written), size, digest.hexdigest(), checksum.hexdigest() if sha256 else "")
+    content = pa.BufferOutputStream()
+    pq.write_table(table, content, **layout(table.schema))
+    beside = content.getvalue().to_pybytes()
+    root.write_bytes(f"{folder}/{shard_index_path(name)}", beside)
+    size, sha = root.size(f"{folder}/{name}") or 0, checksum.hexdigest() if sha256 else ""
+    return ShardFile(name, split, len(written), size, digest.hexdigest(), sha, xxhash.xxh3_128_hexdigest(beside))
 
 
 def described(samples: Iterable[Bytes]) -> tuple[pa.Table, list[bytes]]:

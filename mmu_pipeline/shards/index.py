@@ -34,7 +34,7 @@ PLACE = [
 """Where a sample went. `repeat`: it stands in the set before, and fills a shard to a multiple of its count. `edge`: it lies
 within EDGE_ARCSEC of sky of another split, whatever guard is kept."""
 EDGE_ARCSEC = 60.0
-ROW_GROUP = 20_000
+ROW_GROUP = 25_000
 """Rows that are read together: what a search of a small part of the sky costs."""
 DIGESTS = 2**64
 

@@ -41,6 +41,8 @@ class ShardFile:
     """xxh3-128 of the file."""
     sha256: str = ""
     """Where it was asked for."""
+    rows_digest: str = ""
+    """xxh3-128 of the file with its rows of the index."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,16 @@ def manifest_of(recipe: Recipe, files: Mapping[str, Any], provenance: Sequence[P
 
 
 def facts_of_set(
-    version: str, shards: Sequence[ShardFile], index: IndexFacts, catalog: Mapping[str, Mapping[str, Any]]
+    version: str,
+    shards: Sequence[ShardFile],
+    index: IndexFacts,
+    catalog: Mapping[str, Mapping[str, Any]],
+    metadata: Mapping[str, str],
 ) -> dict[str, Any]:
-    """The part of a manifest that tells of files, whatever they were made from. `catalog`: path of a partition -> its facts."""
+    """The part of a manifest that tells of files, whatever they were made from.
+
+    `catalog`: path of a partition -> its facts; `metadata`: path of a file beside the partitions -> its digest.
+    """
     return {
         "format": "mmu_pipeline shards",
         "format_version": FORMAT_VERSION,
@@ -107,7 +116,13 @@ def facts_of_set(
         "set_digest": index.set_digest,
         "digests": "hexadecimal: xxh3-128 of files; xxh3-64 of a sample's bytes in the tar, set_digest is their sum modulo 2**64;"
         " checksums of a survey: xxh3-128 of the objects in its source files",
-        "index": {"path": INDEX_PATH, "nbytes": index.nbytes, "digest": index.digest, "catalog": dict(catalog)},
+        "index": {
+            "path": INDEX_PATH,
+            "nbytes": index.nbytes,
+            "digest": index.digest,
+            "catalog": dict(catalog),
+            "metadata": dict(metadata),
+        },
         "splits": {name: _split([shard for shard in shards if shard.split == name]) for name in SPLITS},
         "software": {
             "mmu_pipeline": __version__,

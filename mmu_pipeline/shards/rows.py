@@ -16,17 +16,18 @@ ROW_COLUMNS = ("key", *PLACE_COLUMNS)
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
-def shard_rows(root: Root, name: str, members: int) -> tuple[pa.Table | None, list[str]]:
-    """The rows of one shard, ROW_COLUMNS, in sky order; None, and what is wrong, if they cannot be read.
+def shard_rows(root: Root, name: str, members: int, digest: str = "") -> tuple[pa.Table | None, list[str]]:
+    """The rows of one shard, ROW_COLUMNS, in sky order, None if they cannot be read; and what is wrong with their file.
 
-    `members` is the number of files of a sample, its JSON included.
+    `members` is the number of files of a sample, its JSON included; `digest` that of the file, if it is known.
     """
     path = shard_index_path(name)
     try:
+        wrong = [f"{path}: its digest is not that of the manifest"] if digest and root.digest_of(path) != digest else []
         rows = root.read_table(path, columns=list(ROW_COLUMNS))
         if any(pc.any(pc.not_equal(pc.list_value_length(rows[column]), members)).as_py() for column in MEMBER_COLUMNS):
-            return None, [f"{path}: does not list {members} members of every sample"]
-        return rows, []
+            return None, [*wrong, f"{path}: does not list {members} members of every sample"]
+        return rows, wrong
     except FileNotFoundError:
         return None, [f"{path}: is missing"]
     except (OSError, pa.ArrowException) as error:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import xxhash
 
 from mmu_pipeline.hats import Partition, write_metadata
 from mmu_pipeline.shards.index import INDEX_PATH, ROW_GROUP, layout
@@ -18,6 +16,11 @@ from mmu_pipeline.storage import Root, partition_path
 
 CATALOG = "index"
 """Folder of the catalog in the folder of a set."""
+METADATA = tuple(
+    f"{CATALOG}/{name}"
+    for name in ("hats.properties", "properties", "partition_info.csv", "dataset/_metadata", "dataset/_common_metadata")
+)
+"""Files of the catalog beside its partitions, in the folder of a set."""
 MOST_ROWS = 1_000_000
 """Rows of a partition, unless the sky is denser than that at the deepest order."""
 DEEPEST = 6
@@ -42,7 +45,7 @@ def write_catalog(root: Root, folder: str, name: str) -> list[Partition]:
                     writer.write_table(table, row_group_size=ROW_GROUP)
                     rows -= len(table)
     counts = np.diff(ends, prepend=0).tolist()
-    found = [Partition(cell, path, rows, _digest(root, path)) for cell, path, rows in zip(cells, paths, counts, strict=True)]
+    found = [Partition(cell, path, rows, root.digest_of(path)) for cell, path, rows in zip(cells, paths, counts, strict=True)]
     write_metadata(root, f"{folder}/{CATALOG}", name, found)
     return found
 
@@ -83,8 +86,3 @@ def _cut(index: pq.ParquetFile, columns: list[str], ends: Int) -> Iterator[pa.Ta
         for first, last in zip([0, *inside], [*inside, len(table)], strict=True):
             yield table.slice(first, last - first)
         row += len(table)
-
-
-def _digest(root: Root, path: str) -> str:
-    with root.fs.open(root.path(path), "rb") as file:
-        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()

@@ -10,7 +10,7 @@ from mmu_pipeline.shards.card import CARD_PATH, card_of
 from mmu_pipeline.shards.manifest import MANIFEST_PATH, ShardFile, facts_of_set
 from mmu_pipeline.shards.merge import write_index
 from mmu_pipeline.shards.side_files import side_files
-from mmu_pipeline.shards.sky_catalog import write_catalog
+from mmu_pipeline.shards.sky_catalog import METADATA, write_catalog
 from mmu_pipeline.stages.build import Deal, in_turn
 from mmu_pipeline.stages.verify import verify
 from mmu_pipeline.storage import Root
@@ -21,7 +21,8 @@ def set_facts(root: Root, aside: str, name: str, version: str, shards: Sequence[
     index = write_index(root, aside, [shard.name for shard in shards])
     catalog = write_catalog(root, aside, name)
     files = {part.path.removeprefix(f"{aside}/"): {"samples": part.rows, "digest": part.digest} for part in catalog}
-    return facts_of_set(version, shards, index, files)
+    metadata = {path: root.digest_of(f"{aside}/{path}") for path in METADATA}
+    return facts_of_set(version, shards, index, files, metadata)
 
 
 def seal(root: Root, aside: str, target: str, manifest: dict[str, Any], deal: Deal = in_turn) -> None:

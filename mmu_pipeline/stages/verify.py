@@ -110,7 +110,8 @@ def _manifest(folder: Root, version: str, state: str) -> dict[str, Any]:
 
 def verify_shard(root: Root, name: str, manifest: Mapping[str, Any]) -> tuple[list[str], int | None]:
     """What is wrong with one shard, its rows and its indexes; and the sum of its rows, None if they cannot be read."""
-    rows, wrong = shard_rows(root, name, len(manifest["members"]) + 1)
+    said = next(shard for part in manifest["splits"].values() for shard in part["shards"] if shard["name"] == name)
+    rows, wrong = shard_rows(root, name, len(manifest["members"]) + 1, said.get("rows_digest", ""))
     problems = [*wrong, *_shown(shard_problems(root, name, manifest, rows))]
     if rows is None:
         return problems, None
