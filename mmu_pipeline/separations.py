@@ -105,12 +105,13 @@ def fit_separations(observed: Sequence[int], bounds: Float, primaries: int) -> F
     def expected(parameters: Float) -> Float:
         return np.asarray(parameters[:2] @ parts(parameters)[:2] + 1e-9)
 
-    def cost(parameters: Float) -> float:
+    def cost(parameters: Float) -> tuple[float, Float]:
+        """The negative logarithm of the likelihood, and its slopes."""
         model = expected(parameters)
-        return float((model - counts * np.log(model)).sum() / scale)
+        return float((model - counts * np.log(model)).sum() / scale), parts(parameters) @ (1.0 - counts / model) / scale
 
     limits = [(0.0, None), (0.0, None), (NARROWEST, WIDEST)]
-    ends = [minimize(cost, (0.5, 0.5, start), method="L-BFGS-B", bounds=limits) for start in STARTS]
+    ends = [minimize(cost, (0.5, 0.5, start), jac=True, method="L-BFGS-B", bounds=limits) for start in STARTS]
     best = np.asarray(min(ends, key=lambda end: float(end.fun)).x)
     model, slopes = expected(best), parts(best)
     error = np.sqrt(np.diag(np.linalg.pinv((slopes / model) @ slopes.T)))

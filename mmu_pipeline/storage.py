@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
@@ -190,9 +190,9 @@ class Root:
                 raise FileExistsError(self.path(relative)) from error
             raise
 
-    def write_json(self, relative: str, content: Any) -> None:
-        """Write JSON with sorted keys: the same content gives the same bytes."""
-        self.write_bytes(relative, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
+    def write_json(self, relative: str, content: Any, indent: int | None = 1) -> None:
+        """Write JSON with sorted keys: the same content gives the same bytes. Without an indent it takes a fifth of the time."""
+        self.write_bytes(relative, (json.dumps(content, indent=indent, sort_keys=True) + "\n").encode())
 
     def write_table(self, relative: str, table: pa.Table, row_group_size: int = ROW_GROUP) -> None:
         """Write Parquet, zstd, without the clock: the same table gives the same bytes."""
@@ -333,6 +333,11 @@ def digest(content: bytes | memoryview) -> str:
     return str(xxhash.xxh3_128_hexdigest(content))
 
 
+def _by_name(item: Any) -> dict[str, Any]:
+    """The fields of a data class. `dataclasses.asdict` would copy all that they hold, which takes longer than writing it."""
+    return {known.name: getattr(item, known.name) for known in fields(item)}
+
+
 def fingerprint(*parts: Any) -> str:
     """A digest of models, data classes and plain values, together with the version of this code."""
 
@@ -340,7 +345,7 @@ def fingerprint(*parts: Any) -> str:
         if isinstance(part, BaseModel):
             return part.model_dump(mode="json")
         if hasattr(part, "__dataclass_fields__"):
-            return asdict(part)
+            return _by_name(part)
         raise TypeError(f"no fingerprint of a {type(part).__name__}")
 
     return digest(json.dumps([__version__, *parts], sort_keys=True, default=plain).encode())
@@ -411,7 +416,7 @@ def each(root: Root, look: Callable[[Item], Found], items: Iterable[Item]) -> li
 def write_receipt(root: Root, receipt: Receipt) -> Receipt:
     """Write a receipt, its reason without secrets. Gives it as written."""
     clean = replace(receipt, reason=without_secrets(receipt.reason))
-    root.write_json(clean.path, asdict(clean))
+    root.write_json(clean.path, _by_name(clean), indent=None)
     return clean
 
 
