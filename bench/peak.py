@@ -18,7 +18,7 @@ class Took:
 
     seconds: float
     cpu: float
-    """Of this process and its children, user and system, seconds."""
+    """Of this process and its children, user and system, seconds, without what watching the memory took."""
     peak: int
     """Bytes by which the memory of this process and its children (unique set size) rose above what it was before."""
     found: int
@@ -45,12 +45,13 @@ def _sums() -> tuple[int, float]:
 def measured(action: Callable[[], int]) -> Took:
     """Run an action."""
     before, cpu = _sums()
-    peak, over = before, threading.Event()
+    peak, watching, over = before, 0.0, threading.Event()
 
     def watch() -> None:
-        nonlocal peak
+        nonlocal peak, watching
         while not over.wait(EVERY):
             peak = max(peak, _sums()[0])
+        watching = time.thread_time()
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -61,4 +62,4 @@ def measured(action: Callable[[], int]) -> Took:
     finally:
         over.set()
         watcher.join()
-    return Took(seconds, _sums()[1] - cpu, peak - before, found)
+    return Took(seconds, _sums()[1] - cpu - watching, peak - before, found)

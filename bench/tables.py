@@ -166,7 +166,10 @@ def once(folder: Path, order: int, pool: Executor, client: Any) -> dict[str, Too
         "hats-import": partial(run_import, folder / "files", theirs, order, client),
         "hats-import: margin catalog": partial(run_import_margin, theirs, client),
     }
-    took = {name: measured(step) for name, step in steps.items()}
+    took = {}
+    for name, step in steps.items():
+        took[name] = measured(step)
+        Console().print(f"order {order}, {name}: {took[name].cpu:.1f} CPU-s")  # the margin of many partitions takes a long while
     check_same(content(ours / object_folder(NAME)), content(theirs / NAME))
     for place in (ours, theirs):
         rmtree(place)
