@@ -117,8 +117,8 @@ def read_ours(survey: Survey, path: Path, rows: np.ndarray | None) -> int:
     """The object table, then the arrays of some rows or all."""
     table = mmu_v1.read_objects(survey, "mmu_v1", path).table
     rows = np.arange(len(table)) if rows is None else rows
-    ids = table["object_id"].take(pa.array(rows)).to_pylist()
     members = [field for field in survey.members if field.is_carried("mmu_v1")]
+    ids = table["object_id"].take(pa.array(rows)).to_pylist() if members else []
     batch = max(1, BATCH_BYTES // max(1, sum(field.nominal_bytes for field in members)))
     for start in range(0, len(rows) if members else 0, batch):
         part = slice(start, start + batch)

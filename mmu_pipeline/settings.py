@@ -14,6 +14,8 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
 from mmu_pipeline.errors import BadInput
 
 PREFIX = "MMU_"
+LEAST_ARRAY_BYTES = 1024**2
+"""What may always be held: smaller things are not checked."""
 
 
 class HostLimits(BaseModel):
@@ -64,7 +66,7 @@ class Settings(BaseModel):
     """Kinds of URL that sources and roots may have. A service for others leaves out `file`, `local` and `memory`."""
     most_unpacked_bytes: ByteSize = Field(default=ByteSize(64 * 1024**3), gt=0)
     """What one compressed text file may become when it is unpacked, a block at a time."""
-    most_array_bytes: ByteSize = Field(default=ByteSize(8 * 1024**3), gt=0)
+    most_array_bytes: ByteSize = Field(default=ByteSize(8 * 1024**3), ge=LEAST_ARRAY_BYTES)
     """What may be held at once of a source file: a dataset or a chunk of it, a table, an image; checked before it is read."""
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from astropy.io import fits
 
 from mmu_pipeline.errors import BrokenSource
-from mmu_pipeline.settings import settings
+from mmu_pipeline.settings import LEAST_ARRAY_BYTES, settings
 
 FIRST_LINE = 1024**2
 """No line of a header is longer."""
@@ -22,8 +22,7 @@ FIRST_LINE = 1024**2
 
 def check_held(nbytes: int, what: str, **where: Any) -> None:
     """Raise BrokenSource if something of a file that is held in memory as a whole is larger than the settings allow."""
-    most = settings().most_array_bytes
-    if nbytes > most:
+    if nbytes > LEAST_ARRAY_BYTES and nbytes > (most := settings().most_array_bytes):
         raise BrokenSource(f"{what} is larger than allowed", bytes=nbytes, most=int(most), **where,
                            hint="if the file is to be trusted, set MMU_MOST_ARRAY_BYTES higher")  # fmt: skip
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mmu_pipeline.catalog import Form, Survey
 from mmu_pipeline.errors import BrokenSource
@@ -95,13 +96,13 @@ def read_objects(survey: Survey, form: str, path: Path | RangedFile) -> ObjectRo
                 raise BrokenSource("not one value per id", column=name, rows=len(values), ids=len(ids))
         table = pa.table(
             {
-                "object_id": pa.array(ids, pa.string()),
+                "object_id": (named := pa.array(ids, pa.string())),
                 **position,
                 "source_row": np.arange(len(ids), dtype=np.int64),
                 **normalise.columns(survey, form, sources, len(ids)),
             }
         )
-    nameless = [row for row, object_id in enumerate(ids) if not object_id]
+    nameless = np.flatnonzero(pc.equal(named, "")).tolist()
     if nameless:
         table = table.take(np.setdiff1d(np.arange(len(ids)), nameless))
     return ObjectRows(table, tuple(Skipped(row, "", NO_ID) for row in nameless))
