@@ -69,8 +69,9 @@ def of_ranges(ranges: Iterable[Sequence[int]], order: int, wanted: int) -> Footp
 def occupied(index: Int) -> list[list[int]]:
     """Half-open ranges of pixels of order FINEST that hold rows, from their `_healpix_29` in ascending order."""
     pixels = np.unique(pixels_at(index, FINEST))
-    breaks = np.flatnonzero(np.diff(pixels) > 1) + 1
-    return [[int(part[0]), int(part[-1]) + 1] for part in np.split(pixels, breaks) if len(part)]
+    first, last = np.diff(pixels, prepend=-2) > 1, np.diff(pixels, append=np.iinfo(np.int64).max) > 1
+    ranges: list[list[int]] = np.stack([pixels[first], pixels[last] + 1], axis=1).tolist()
+    return ranges
 
 
 def fitting_order(rows: Float) -> int:

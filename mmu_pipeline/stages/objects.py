@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from threading import Lock
 
@@ -28,6 +28,16 @@ CACHED_FOOTERS = 4096
 ORDER = [(name, "ascending") for name in ("_healpix_29", "object_id", "source_file", "source_row")]
 
 
+@dataclass(frozen=True)
+class Piece:
+    """The objects that one scan found, in `_healpix_29` order."""
+
+    path: str
+    """Under the root."""
+    digest: str
+    """What changes with its rows."""
+
+
 def run(unit: Unit, build: Build) -> Receipt:
     """Write one partition: the rows of its range from every piece that has some, in `_healpix_29` order.
 
@@ -36,9 +46,10 @@ def run(unit: Unit, build: Build) -> Receipt:
     survey = build.surveys[unit.name.split("/")[0]]
     cell = Cell(survey.partition_order, int(unit.name.split("/")[1]))
     start, stop = cell.range
-    within = [("_healpix_29", ">=", start), ("_healpix_29", "<", stop)]
-    pieces = [build.root.read_table(f"pieces/objects/{name}.parquet", filters=within) for name in unit.inputs]
-    table = pa.concat_tables([object_schema(survey).empty_table(), *pieces]).sort_by(ORDER)
+    schema = object_schema(survey)
+    pieces = [piece for piece in unit.inputs if isinstance(piece, Piece)]
+    found = [rows for piece in pieces for rows in _rows_within(build.root, piece, (start, stop), tuple(schema.names))]
+    table = pa.concat_tables([schema.empty_table(), *found]).sort_by(ORDER)
     kept, skips = table, SKIPPED_SCHEMA.empty_table()
     if not survey.repeated_ids:
         kept, skips = _without_duplicates(table)
@@ -59,6 +70,15 @@ def run(unit: Unit, build: Build) -> Receipt:
             "footprint": occupied(kept["_healpix_29"].to_numpy()),
         },
     )  # fmt: skip
+
+
+def _rows_within(root: Root, piece: Piece, within: tuple[int, int], columns: tuple[str, ...]) -> Iterator[pa.Table]:
+    """The rows of a piece in a range of `_healpix_29`. Its row groups are kept: the next partition begins in one of them."""
+    groups = row_groups(root, piece)
+    for number in np.flatnonzero((groups.first < within[1]) & (groups.last >= within[0])).tolist():
+        table = _group(root, piece, columns, number)
+        first, last = np.searchsorted(table["_healpix_29"].to_numpy(), within).tolist()
+        yield table.slice(first, last - first)
 
 
 def _without_duplicates(table: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -110,21 +130,21 @@ def _groups(root: Root, partition: Partition, columns: tuple[str, ...], ranges: 
     return [_group(root, partition, columns, int(number)) for number in chosen]
 
 
-def row_groups(root: Root, partition: Partition) -> RowGroups:
-    """The row groups of a partition. A small one has a single group, which may lie anywhere in its pixel."""
-    if partition.rows <= ROW_GROUP:
-        start, stop = partition.cell.range
-        return RowGroups(None, np.array([start]), np.array([stop - 1]), np.array([partition.rows]))
-    return _row_groups(root, partition)
+def row_groups(root: Root, stored: Partition | Piece) -> RowGroups:
+    """The row groups of a partition or piece. A small partition has a single group, which may lie anywhere in its pixel."""
+    if isinstance(stored, Partition) and stored.rows <= ROW_GROUP:
+        start, stop = stored.cell.range
+        return RowGroups(None, np.array([start]), np.array([stop - 1]), np.array([stored.rows]))
+    return _row_groups(root, stored)
 
 
 @cached(LRUCache(CACHED_FOOTERS), lock=Lock())
-def _row_groups(root: Root, partition: Partition) -> RowGroups:
-    """What the footer of a partition says of them; kept, since neighbours in the sky ask again."""
-    footer = root.read_footer(partition.path)
-    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
-    ends = np.array([(g.column(0).statistics.min, g.column(0).statistics.max, g.num_rows) for g in groups], np.int64)
-    return RowGroups(footer, *ends.T)
+def _row_groups(root: Root, stored: Partition | Piece) -> RowGroups:
+    """What the footer of a file says of them; kept, since neighbours in the sky ask again."""
+    footer = root.read_footer(stored.path)
+    groups = [group for number in range(footer.num_row_groups) if (group := footer.row_group(number)).num_rows]
+    ends = [(g.column(0).statistics.min, g.column(0).statistics.max, g.num_rows) for g in groups]
+    return RowGroups(footer, *np.array(ends, np.int64).reshape(-1, 3).T)
 
 
 def find_rows(objects: pa.Table, files: pa.ChunkedArray, rows: pa.ChunkedArray) -> Int:
@@ -141,6 +161,6 @@ def find_rows(objects: pa.Table, files: pa.ChunkedArray, rows: pa.ChunkedArray) 
 
 
 @cached(LRUCache(CACHED_BYTES, getsizeof=lambda table: table.get_total_buffer_size()), lock=Lock())
-def _group(root: Root, partition: Partition, columns: tuple[str, ...], number: int) -> pa.Table:
+def _group(root: Root, stored: Partition | Piece, columns: tuple[str, ...], number: int) -> pa.Table:
     """Some columns of a row group; kept a while, since its neighbours in the sky will want its margin."""
-    return root.read_row_group(partition.path, row_groups(root, partition).footer, number, columns).combine_chunks()
+    return root.read_row_group(stored.path, row_groups(root, stored).footer, number, columns).combine_chunks()

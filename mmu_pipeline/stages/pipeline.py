@@ -201,7 +201,7 @@ def _object_units(build: Build) -> list[Unit]:
     return [
         Unit("objects", f"{name}/{pixel}", _first_cell(build.surveys[name].partition_order, pixel),
              100 * sum(receipt.facts["partitions"][str(pixel)] for receipt in receipts),
-             tuple(receipt.unit for receipt in receipts),
+             tuple(objects.Piece(scan.piece_path(r.unit), r.facts["digest"]) for r in receipts),
              fingerprint("objects", build.surveys[name], pixel, [(r.unit, r.facts["digest"], r.fingerprint) for r in receipts]),
              max(1, 4 ** (CELL_ORDER - build.surveys[name].partition_order)))
         for (name, pixel), receipts in sorted(pieces.items())

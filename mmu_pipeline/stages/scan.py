@@ -18,6 +18,8 @@ from mmu_pipeline.storage import Receipt, digest
 
 NOT_MEMBER = {"unlisted": "not in the survey's list of members", "missing": "in the survey's list of members, but not there"}
 NO_POSITION = "position is not on the sphere"
+PIECE_ROWS = 1 << 14
+"""Rows of a row group of a piece: what is read of one to make a small partition."""
 SKIPPED_SCHEMA = pa.schema(
     [("source_file", pa.string()), ("source_row", pa.int64()), ("object_id", pa.string()), ("reason", pa.string())]
 )
@@ -60,8 +62,8 @@ def run(unit: Unit, build: Build) -> Receipt:
     table = pa.concat_tables([schema.empty_table(), *tables])
     table = table.sort_by([(name, "ascending") for name in ("_healpix_29", "object_id", "source_file", "source_row")])
     skips = pa.concat_tables([SKIPPED_SCHEMA.empty_table(), *skipped])
-    path = f"pieces/objects/{unit.name}.parquet"
-    build.root.write_table(path, table)
+    path = piece_path(unit.name)
+    build.root.write_table(path, table, row_group_size=PIECE_ROWS)
     skipped_rows = None
     if len(skips):
         skipped_rows = f"skipped/scan/{unit.name}.parquet"
@@ -82,6 +84,11 @@ def run(unit: Unit, build: Build) -> Receipt:
             "moved": access.moved,
         },
     )  # fmt: skip
+
+
+def piece_path(unit: str) -> str:
+    """Where a scan unit leaves its objects."""
+    return f"pieces/objects/{unit}.parquet"
 
 
 def _objects_of(survey: Survey, access: Access, file: SourceFile) -> tuple[pa.Table, pa.Table]:
