@@ -1,6 +1,6 @@
 """What does it take to have the arrays of matched objects in files? Against LSDB's crossmatch, in CPU, time, bytes and memory.
 
-    python -m bench.fetch [--rows 5000 --rows 20000] [--share 0.01] [--workers 2] [--rounds 2]
+    python -m bench.fetch [--rows 20000 --rows 60000] [--share 0.01] [--workers 2] [--rounds 2]
 
 Two catalogs, whose rows carry a spectrum of 20 kB, lie in a square of 10 degrees; 1 % of them are within an arcsecond of each
 other. LSDB opens the HATS catalogs, matches them and writes both spectra of every pair. Ours builds and publishes checked
@@ -216,7 +216,7 @@ def main(
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     warnings.simplefilter("ignore")
     peaks, worst = [], 0.0
-    for count in sorted(rows or [5_000, 20_000]):
+    for count in sorted(rows or [20_000, 60_000]):
         found = compare(count, share, workers, rounds)
         least = {peer: (min(item.took.cpu for item in items), min(item.read for item in items)) for peer, items in found.items()}
         table = Table(title=f"{count:,} x {count:,} rows of {4 * PIXELS / 1e3:.0f} kB, {workers} workers")
