@@ -53,7 +53,7 @@ test: setup
 
 test-long: setup $(S3)/ready
 	@$(MAKE) --no-print-directory servers || echo "PostgreSQL and memcached cannot be installed: the test of make cluster is skipped"
-	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m long -o faulthandler_timeout=1500 $(PYTEST_ARGS)
 
 check: lint types
 
