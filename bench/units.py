@@ -18,8 +18,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -40,6 +40,7 @@ from mmu_pipeline.journal import Journal
 from mmu_pipeline.sky import CELL_ORDER, Cell
 from mmu_pipeline.stages.build import Build, Outcome, Source, Unit
 from mmu_pipeline.stages.pipeline import finish_stage, units_of
+from mmu_pipeline.stages.receipts import write_stage
 from mmu_pipeline.stages.scan import object_schema
 from mmu_pipeline.storage import Receipt, Root, object_folder, partition_path, write_receipt
 
@@ -80,16 +81,21 @@ def one_row() -> bytes:
     return stream.getvalue()
 
 
-def empty(unit: Unit, build: Build) -> Outcome:
-    """What a unit leaves, and no work."""
+def receipt_of(unit: Unit) -> Receipt:
+    """What a unit says, had it read one row."""
     name, cell = unit.name.split("/")
     receipt = Receipt(unit.stage, unit.name, unit.fingerprint, rows_in=1, rows_out=1, seconds=0.001, worker="host/1/1")
     if unit.stage == "scan":
-        receipt = replace(receipt, facts={"partitions": {cell: 1}, "digest": unit.fingerprint, "files": 1})
-    else:
-        path = partition_path(object_folder(name), Cell(CELL_ORDER, int(cell)))
+        return replace(receipt, facts={"partitions": {cell: 1}, "digest": unit.fingerprint, "files": 1})
+    path = partition_path(object_folder(name), Cell(CELL_ORDER, int(cell)))
+    return replace(receipt, outputs={path: len(one_row())}, facts={"cells": {cell: 1}, "digest": unit.fingerprint})
+
+
+def empty(unit: Unit, build: Build) -> Outcome:
+    """What a unit leaves, and no work."""
+    receipt = receipt_of(unit)
+    for path in receipt.outputs:
         build.root.write_bytes(path, one_row())
-        receipt = replace(receipt, outputs={path: len(one_row())}, facts={"cells": {cell: 1}, "digest": unit.fingerprint})
     return Outcome(unit, "done", write_receipt(build.root, receipt))
 
 
@@ -100,35 +106,39 @@ def timed(found: dict[str, float], what: str) -> Iterator[None]:
     found[what] = found.get(what, 0.0) + time.perf_counter() - start
 
 
-def run(units: int, workers: int, stages: Sequence[str] = STAGES) -> dict[str, float]:
-    """Seconds of each step, and by how many bytes this process grew at its peak."""
+def run(units: int, workers: int) -> dict[str, float]:
+    """Seconds of each step, and by how many bytes this process grew at its peak; without workers nothing is run, only planned."""
     found: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as folder, open_client(f"local:{workers}") as client:
-        build = build_of(Path(folder), units)
-        with watching(found):
-            journal = Journal()
-            for stage in stages:
-                with timed(found, f"plan {stage}"):
-                    todo = units_of(stage, build)
-                with timed(found, "look for receipts"):
-                    assert not reusable(build, todo)
-                outcomes: dict[str, Outcome] = {}
-                with timed(found, f"run {stage}"):
-                    for outcome in run_units(client, empty, build, todo):
-                        outcomes[outcome.unit.name] = outcome
-                        journal.add(outcome)
-                with timed(found, f"finish {stage}"):
+    with ExitStack() as stack:
+        build = build_of(Path(stack.enter_context(tempfile.TemporaryDirectory())), units)
+        client = stack.enter_context(open_client(f"local:{workers}")) if workers else None
+        stack.enter_context(watching(found))
+        journal = Journal()
+        for stage in STAGES:
+            with timed(found, f"plan {stage}"):
+                todo = units_of(stage, build)
+            with timed(found, "look for receipts"):
+                assert not reusable(build, todo)
+            planned, outcomes = {unit.name: unit for unit in todo}, {}
+            with timed(found, f"run {stage}"):
+                came = (Outcome(unit, "done", receipt_of(unit)) for unit in todo)
+                for outcome in run_units(client, empty, build, todo) if client else came:
+                    outcomes[outcome.unit.name] = replace(outcome, unit=planned[outcome.unit.name])
+                    journal.add(outcome)
+            with timed(found, f"finish {stage}"):
+                if client or stage == "scan":
                     finish_stage(stage, build, [outcomes[unit.name] for unit in todo])
-                found["units"] = found.get("units", 0) + len(todo)
-            following = "match" if stages == STAGES else "objects"
-            with timed(found, f"plan {following}"):
-                assert units_of(following, build)
-            assert len(journal.table()) == found["units"]
-            for stage in stages:
-                with timed(found, "plan again"):
-                    todo = units_of(stage, build)
-                with timed(found, "find receipts again"):
-                    assert len(reusable(build, todo)) == len(todo)
+                else:  # there are no partitions whose footers could be put together
+                    write_stage(build, stage, sorted((o.receipt for o in outcomes.values()), key=lambda receipt: receipt.unit))
+            found["units"] = found.get("units", 0) + len(todo)
+        with timed(found, "plan match"):
+            assert units_of("match", build)
+        assert len(journal.table()) == found["units"]
+        for stage in STAGES if client else ():
+            with timed(found, "plan again"):
+                todo = units_of(stage, build)
+            with timed(found, "find receipts again"):
+                assert len(reusable(build, todo)) == len(todo)
     return found
 
 
@@ -152,8 +162,8 @@ def watching(found: dict[str, float]) -> Iterator[None]:
         thread.join()
 
 
-def in_a_process(units: int, workers: int, stages: Sequence[str]) -> dict[str, float]:
-    code = f"import json; from bench.units import run; print(json.dumps(run({units}, {workers}, {stages!r})))"
+def in_a_process(units: int, workers: int) -> dict[str, float]:
+    code = f"import json; from bench.units import run; print(json.dumps(run({units}, {workers})))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr)
@@ -162,12 +172,10 @@ def in_a_process(units: int, workers: int, stages: Sequence[str]) -> dict[str, f
 
 def main(
     units: Annotated[list[int] | None, typer.Option(help="Sizes. Repeatable.")] = None,
-    workers: Annotated[int, typer.Option(help="Worker processes.")] = 2,
-    scan_only: Annotated[bool, typer.Option("--scan-only", help="Run the scan alone, and plan what follows it.")] = False,
+    workers: Annotated[int, typer.Option(help="Worker processes; 0 to plan from made-up receipts and run nothing.")] = 2,
 ) -> None:
     """Print a column per size: milliseconds of a unit by step, and memory of a unit."""
-    stages = STAGES[:1] if scan_only else STAGES
-    found = [in_a_process(count, workers, stages) for count in units or [4000, 40_000, 400_000]]
+    found = [in_a_process(count, workers) for count in units or [4000, 40_000, 400_000]]
     table = Table("ms a unit", *(f"{int(each['units']):,} units" for each in found))
     steps = [name for name in found[0] if name not in ("units", "grown", "cpu")]
     for name in steps:

@@ -121,6 +121,7 @@ def run_stage(stage: str, build: Build, open_once: Callable[[], Client], batch: 
     """Run what is open of one stage, a Prefect task run per group, and finish the stage."""
     start = time.monotonic()
     units = units_of(stage, build)
+    planned = {unit.name: unit for unit in units}
     tally, outcomes = Tally(stage, len(units)), reusable(build, units)
     for outcome in outcomes.values():
         tally = tally.plus(outcome)
@@ -145,7 +146,7 @@ def run_stage(stage: str, build: Build, open_once: Callable[[], Client], batch: 
             item.result()
             open_groups -= 1
         elif item is not None and item.unit.name not in outcomes:  # a group that is tried again meets units that it finished
-            outcomes[item.unit.name] = item
+            outcomes[item.unit.name] = with_changes(item, unit=planned[item.unit.name])  # not the copy that came back
             tally = tally.plus(item)
             watch.note(item)
         tally = with_changes(tally, running=sum(list(running.values())))
