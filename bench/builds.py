@@ -51,7 +51,8 @@ def write_sources(folder: Path, objects: int, fields: int, surveys: Sequence[str
     """A sky of `objects` objects in round fields, as surveys publish it. Gives where each lies."""
     rng = np.random.default_rng(0)
     centres = rng.choice(np.arange(12 * 16**2), fields, replace=False)
-    ra, dec = hp.pix2ang(16, np.resize(centres, objects), nest=True, lonlat=True)
+    weights = np.arange(1, fields + 1) / (fields * (fields + 1) / 2)  # rich fields and poor ones
+    ra, dec = hp.pix2ang(16, rng.choice(centres, objects, p=weights), nest=True, lonlat=True)
     ra, dec = ra + rng.normal(0, 0.3, objects), dec + rng.normal(0, 0.3, objects)
     places = pa.table({"ra": ra % 360, "dec": np.clip(dec, -90, 90)})
     write_archive(folder, load_surveys(), [(name, "mmu_v1") for name in surveys], sky_at(places))

@@ -26,6 +26,7 @@ from rich.table import Table
 from bench.builds import RECIPE, write_sources
 from bench.skies import matched_build, two_skies
 from mmu_pipeline.journal import Journal
+from mmu_pipeline.shards.opened import read_manifest
 from mmu_pipeline.stages.build import STAGES, Build, Deal, Outcome, Unit
 from mmu_pipeline.stages.pipeline import finish_stage, run_unit, units_of
 from mmu_pipeline.stages.prepare import prepare
@@ -55,10 +56,13 @@ def timed(journal: Journal) -> Deal:
     """Checks of single shards one after the other, each noted."""
 
     def deal(run: Callable[[Unit, Any], Outcome], job: Any, units: Sequence[Unit]) -> Iterator[Outcome]:
+        splits = read_manifest(job.folder)["splits"].values()
+        samples = {shard["name"]: shard["samples"] for split in splits for shard in split["shards"]}
         for unit in units:
             start = time.perf_counter()
             outcome = run(unit, job)
-            journal.add(replace(outcome, receipt=replace(outcome.receipt, seconds=time.perf_counter() - start)))
+            seconds = time.perf_counter() - start
+            journal.add(replace(outcome, receipt=replace(outcome.receipt, seconds=seconds, rows_in=samples[unit.name])))
             yield outcome
 
     return deal
