@@ -70,7 +70,7 @@ class Box:
     @property
     def ranges(self) -> tuple[tuple[int, int], ...]:
         size = max(min((self.ra_max - self.ra_min) % 360.0 or 360.0, self.dec_max - self.dec_min), 1e-3)
-        order = max(0, min(DEEPEST, int(np.log2(240.0 / size))))
+        order = max(0, min(DEEPEST, int(np.log2(480.0 / size))))
         edge = 1e-9
         parts = [(self.ra_min, self.ra_max)] if self.ra_min < self.ra_max else [(self.ra_min, 360.0), (0.0, self.ra_max)]
         found: list[tuple[int, int]] = []

@@ -21,21 +21,25 @@ REPEATED = ["shard", "split"]
 def search(root: Root, folder: str, region: Region, columns: list[str] | None = None) -> pa.Table:
     """The rows of a set's index that lie in a region, in sky order, with the columns asked for or all.
 
-    Of the file only the row groups are read whose pixels may belong to it; its footer is kept for the next search.
+    Of the file only the row groups are read whose pixels may belong to it: their positions first, the rest of those that hold a
+    row. Its footer is kept for the next search.
     """
     path = root.path(f"{folder}/{INDEX_PATH}" if folder else INDEX_PATH)
-    metadata, schema, least, greatest = _groups(root, path, str(root.fs.ukey(path)))
-    ranges = region.ranges
+    metadata, schema, least, greatest, rows = _groups(root, path, str(root.fs.ukey(path)))
+    ranges, wanted = region.ranges, schema.names if columns is None else columns
     bounds = np.array(ranges, np.int64).reshape(-1, 2)
     groups = np.flatnonzero(np.searchsorted(bounds[:, 1], least, "right") < np.searchsorted(bounds[:, 0], greatest, "right"))
     with root.fs.open(path, "rb") as file:
         index = pq.ParquetFile(file, metadata=metadata, read_dictionary=REPEATED)
-        wanted = schema.names if columns is None else list(dict.fromkeys([*columns, *PLACE_COLUMNS]))
-        table = index.read_row_groups(groups.tolist(), columns=wanted)
-    near = table.filter(pa.array(in_ranges(table["_healpix_29"].to_numpy(), ranges)))
-    found = near.filter(pa.array(region.holds(*(near[name].to_numpy() for name in PLACE_COLUMNS))))
-    names = found.column_names if columns is None else columns
-    return found.select(names).cast(pa.schema([schema.field(name) for name in names]))
+        places = index.read_row_groups(groups.tolist(), columns=PLACE_COLUMNS)
+        pixels, ra, dec = (places[name].to_numpy() for name in PLACE_COLUMNS)
+        inside = np.flatnonzero(in_ranges(pixels, ranges))
+        inside = inside[region.holds(pixels[inside], ra[inside], dec[inside])]
+        owner = np.repeat(groups, rows[groups])
+        holding = np.unique(owner[inside])
+        found = index.read_row_groups(holding.tolist(), columns=list(wanted))
+    read = np.flatnonzero(np.isin(owner, holding))
+    return found.select(wanted).take(np.searchsorted(read, inside)).cast(pa.schema([schema.field(name) for name in wanted]))
 
 
 def cone(root: Root, folder: str, ra: float, dec: float, radius_deg: float, columns: list[str] | None = None) -> pa.Table:
@@ -54,12 +58,14 @@ def moc(root: Root, folder: str, url: str, columns: list[str] | None = None) -> 
 
 
 @lru_cache(maxsize=8)
-def _groups(root: Root, path: str, version: str) -> tuple[pq.FileMetaData, pa.Schema, Int, Int]:
-    """The footer of an index, its schema, and the least and greatest pixel of each of its row groups. `version` tells files
+def _groups(root: Root, path: str, version: str) -> tuple[pq.FileMetaData, pa.Schema, Int, Int, Int]:
+    """The footer of an index and its schema; of each row group its least and greatest pixel, and its rows. `version` tells files
     apart."""
     with root.fs.open(path, "rb") as file:
         index = pq.ParquetFile(file)
     metadata, schema = index.metadata, index.schema_arrow
     column = schema.get_field_index("_healpix_29")
-    found = [metadata.row_group(number).column(column).statistics for number in range(metadata.num_row_groups)]
-    return metadata, schema, np.array([one.min for one in found], np.int64), np.array([one.max for one in found], np.int64)
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    found = [group.column(column).statistics for group in groups]
+    least, greatest, rows = [one.min for one in found], [one.max for one in found], [group.num_rows for group in groups]
+    return metadata, schema, np.array(least, np.int64), np.array(greatest, np.int64), np.array(rows, np.int64)
