@@ -27,7 +27,7 @@ BALANCE = 0.85
 BYTES_OF_A_ROW = 150
 """Of an object or match table, compressed: positions, ids, pointers and a few scalars."""
 DRIVER_BYTES = 400 * 1000**2
-DRIVER_BYTES_PER_UNIT = 1500
+DRIVER_BYTES_PER_UNIT = 3200
 """The flow's process: what it needs at all, and for each unit of the stage that it is in."""
 BASE_BYTES = 350 * 1000**2
 """A worker process with all libraries loaded."""
