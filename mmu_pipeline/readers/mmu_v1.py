@@ -84,7 +84,7 @@ def read_objects(survey: Survey, form: str, path: Path | RangedFile) -> ObjectRo
         if isinstance(path, RangedFile):
             path.announce(_ranges(file, path, survey, form))
         found = _rows(file, declared)
-        ids = normalise.object_ids(declared, found.id_sources(declared))
+        ids = normalise.id_column(declared, found.id_sources(declared))
         position = {
             name: normalise.numbers_of(found.take(names, name), name).astype(np.float64)
             for name, names in (("ra", declared.ra), ("dec", declared.dec))
@@ -96,13 +96,13 @@ def read_objects(survey: Survey, form: str, path: Path | RangedFile) -> ObjectRo
                 raise BrokenSource("not one value per id", column=name, rows=len(values), ids=len(ids))
         table = pa.table(
             {
-                "object_id": (named := pa.array(ids, pa.string())),
+                "object_id": ids,
                 **position,
                 "source_row": np.arange(len(ids), dtype=np.int64),
                 **normalise.columns(survey, form, sources, len(ids)),
             }
         )
-    nameless = np.flatnonzero(pc.equal(named, "")).tolist()
+    nameless = np.flatnonzero(pc.equal(ids, "")).tolist()
     if nameless:
         table = table.take(np.setdiff1d(np.arange(len(ids)), nameless))
     return ObjectRows(table, tuple(Skipped(row, "", NO_ID) for row in nameless))

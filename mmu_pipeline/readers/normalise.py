@@ -96,6 +96,20 @@ def object_ids(form: Form, sources: Mapping[str, Array]) -> list[str]:
     return [_bare(form, text) for text in ids] if form.id_prefix or form.id_suffix else ids
 
 
+def id_column(form: Form, sources: Mapping[str, Array]) -> pa.Array:
+    """The same as an Arrow array; ids that are used as they are stored never become Python objects. Raises BrokenSource."""
+    stored = sources.get(form.object_id)
+    if stored is not None and not form.id_prefix and not form.id_suffix:
+        try:
+            if stored.dtype.kind in "iu":
+                return pc.cast(pa.array(_native(stored.reshape(-1))), pa.string())
+            if stored.dtype.kind == "S" and not pc.any(pc.starts_with(texts := _utf8(stored.reshape(-1)), "b")).as_py():
+                return texts
+        except UnicodeDecodeError as error:
+            raise BrokenSource(f"no id can be made: {error}", column=form.object_id) from error
+    return pa.array(object_ids(form, sources), pa.string())
+
+
 def _bare(form: Form, text: str) -> str:
     text = text.removesuffix(form.id_suffix)
     return next((text.removeprefix(prefix) for prefix in form.id_prefix if text.startswith(prefix)), text)
