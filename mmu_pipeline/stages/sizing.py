@@ -47,16 +47,15 @@ class Rate:
 
 
 MEASURED: Mapping[str, Rate] = {
-    "scan": Rate(4e-3, 6e-6, 4e-10),
-    "objects": Rate(4e-3, 4e-6, 0.0),
+    "scan": Rate(1.2e-2, 2.1e-5, 7e-10),
+    "objects": Rate(6e-3, 1.4e-5, 0.0),
     "keys": Rate(5e-3, 3.5e-6, 1.6e-9),
-    "match": Rate(3e-3, 3e-6, 0.0),
-    "samples": Rate(5e-3, 5e-5, 2.5e-9),
-    "shards": Rate(5e-3, 2e-6, 1.2e-9),
-    "check": Rate(5e-3, 5e-5, 2e-9),
+    "match": Rate(1e-2, 2.6e-6, 0.0),
+    "samples": Rate(2.6e-2, 7.5e-5, 3.3e-9),
+    "shards": Rate(1e-3, 5.7e-5, 2.1e-9),
+    "check": Rate(6e-3, 6.8e-5, 3e-10),
 }
-"""Two shared cores of 2.5 GHz, sources and root on a local disk: upper limits, as others used the machine (docs/measurements.md).
-`python -m bench.rates` measures them."""
+"""One core of 2.5 GHz, sources and root on a local disk, as `python -m bench.rates` found them on a quiet machine."""
 
 
 @dataclass(frozen=True)
