@@ -44,14 +44,17 @@ def blaming(path: Path | RangedFile) -> Iterator[None]:
 def as_text(values: Array) -> list[str]:
     """Any array, flattened, as text without blanks or zero bytes at its ends; whole floats without a point, NaN empty."""
     flat = values.reshape(-1)
-    if flat.dtype.kind == "S":
-        return cast(list[str], _utf8(flat).to_pylist())
-    if flat.dtype.kind in "iu":
-        return cast(list[str], pc.cast(pa.array(_native(flat)), pa.string()).to_pylist())
+    if flat.dtype.kind in "Siu":
+        return cast(list[str], _arrow_text(flat).to_pylist())
     if flat.dtype.kind == "f":
         return ["" if value != value else str(int(value)) if value.is_integer() else str(value) for value in flat.tolist()]
     texts = (value.decode() if isinstance(value, bytes) else "" if value is None else str(value) for value in flat.tolist())
     return [text.strip(BLANKS) for text in texts]
+
+
+def _arrow_text(values: Array) -> pa.Array:
+    """Bytes of fixed length or whole numbers, shape (n,), as Arrow strings. Raises UnicodeDecodeError."""
+    return _utf8(values) if values.dtype.kind == "S" else pc.cast(pa.array(_native(values)), pa.string())
 
 
 def _native(values: Array) -> Array:
@@ -99,14 +102,13 @@ def object_ids(form: Form, sources: Mapping[str, Array]) -> list[str]:
 def id_column(form: Form, sources: Mapping[str, Array]) -> pa.Array:
     """The same as an Arrow array; ids that are used as they are stored never become Python objects. Raises BrokenSource."""
     stored = sources.get(form.object_id)
-    if stored is not None and not form.id_prefix and not form.id_suffix:
+    if stored is not None and stored.dtype.kind in "Siu" and not form.id_prefix and not form.id_suffix:
         try:
-            if stored.dtype.kind in "iu":
-                return pc.cast(pa.array(_native(stored.reshape(-1))), pa.string())
-            if stored.dtype.kind == "S" and not pc.any(pc.starts_with(texts := _utf8(stored.reshape(-1)), "b")).as_py():
-                return texts
+            texts = _arrow_text(stored.reshape(-1))
         except UnicodeDecodeError as error:
             raise BrokenSource(f"no id can be made: {error}", column=form.object_id) from error
+        if stored.dtype.kind != "S" or not pc.any(pc.starts_with(texts, "b")).as_py():
+            return texts
     return pa.array(object_ids(form, sources), pa.string())
 
 

@@ -17,6 +17,7 @@ import xxhash
 from mmu_pipeline.errors import BrokenArtefact
 from mmu_pipeline.fields import Array
 from mmu_pipeline.jpeg import size_of
+from mmu_pipeline.shards.manifest import shards_in
 from mmu_pipeline.shards.rows import ROW_COLUMNS
 from mmu_pipeline.shards.samples import Sample
 from mmu_pipeline.shards.side_files import dali_index, dali_index_path, tar_index, tar_index_path
@@ -38,7 +39,7 @@ def shard_problems(root: Root, name: str, manifest: Mapping[str, Any], rows: pa.
     `rows` are its rows of the index, in any order, with ROW_COLUMNS; None if the index cannot be read. A remote shard is
     fetched to a temporary file first.
     """
-    shards = {shard["name"]: shard for part in manifest["splits"].values() for shard in part["shards"]}
+    shards = {shard["name"]: shard for shard in shards_in(manifest)}
     size, said = root.size(name), shards[name]
     if size is None:
         yield f"{name}: is missing"

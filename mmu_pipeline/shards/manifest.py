@@ -96,6 +96,11 @@ def manifest_of(recipe: Recipe, files: Mapping[str, Any], provenance: Sequence[P
     }
 
 
+def shards_in(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a manifest says of each shard, split after split."""
+    return [shard for part in manifest["splits"].values() for shard in part["shards"]]
+
+
 def facts_of_set(
     version: str,
     shards: Sequence[ShardFile],

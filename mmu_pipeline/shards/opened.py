@@ -9,7 +9,7 @@ from typing import Any
 
 from mmu_pipeline.errors import BadInput, BrokenArtefact
 from mmu_pipeline.leases import reading
-from mmu_pipeline.shards.manifest import FORMAT_VERSION, MANIFEST_PATH
+from mmu_pipeline.shards.manifest import FORMAT_VERSION, MANIFEST_PATH, shards_in
 from mmu_pipeline.storage import READERS, Root
 
 SHARD_NAME, DIGEST = re.compile(r"[A-Za-z0-9_-]+\.tar"), re.compile(r"[0-9a-f]*")
@@ -56,8 +56,7 @@ def read_manifest(root: Root) -> dict[str, Any]:
 def _check_names(manifest: dict[str, Any], root: Root) -> None:
     """Names of shards become paths, their digests names of files in a cache: neither may lead elsewhere. Raises BadInput."""
     try:
-        shards = [shard for part in manifest["splits"].values() for shard in part["shards"]]
-        names = [(str(shard["name"]), str(shard["digest"])) for shard in shards]
+        names = [(str(shard["name"]), str(shard["digest"])) for shard in shards_in(manifest)]
     except (KeyError, TypeError, AttributeError) as error:
         raise BadInput("not the manifest of a set of shards", file=root.path(MANIFEST_PATH)) from error
     for name, digest in names:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from mmu_pipeline.errors import BadInput
 from mmu_pipeline.shards.index import INDEX_PATH
+from mmu_pipeline.shards.manifest import shards_in
 from mmu_pipeline.shards.merge import in_sky_order
 from mmu_pipeline.shards.opened import locate, read_manifest
 from mmu_pipeline.storage import Root
@@ -32,7 +33,7 @@ class Parent:
     @property
     def shards(self) -> list[str]:
         """File names of its shards."""
-        return [shard["name"] for part in self.manifest["splits"].values() for shard in part["shards"]]
+        return [shard["name"] for shard in shards_in(self.manifest)]
 
     @property
     def columns(self) -> list[str]:

@@ -19,8 +19,8 @@ from mmu_pipeline.stages.access import Way, expected_way
 from mmu_pipeline.stages.build import STAGES, Build, SourceFile, Unit
 from mmu_pipeline.stages.moved import Moved, moved_by_survey
 from mmu_pipeline.stages.pipeline import units_of
-from mmu_pipeline.stages.prospect import CELLS, RECEIPTS_AT_ONCE, Prospect, SurveySky, prospect, survey_skies
-from mmu_pipeline.stages.receipts import set_aside_of, stage_receipts
+from mmu_pipeline.stages.prospect import CELLS, Prospect, SurveySky, prospect, survey_skies
+from mmu_pipeline.stages.receipts import AT_ONCE, set_aside_of, stage_receipts
 from mmu_pipeline.storage import each, latest_path, valid_receipt
 
 
@@ -146,8 +146,8 @@ def _survey_plan(build: Build, name: str, units: list[Unit]) -> SurveyPlan:
     files, nbytes, rows, found, open_bytes = 0, 0, 0, 0, 0
     form, remote = build.surveys[name].forms[source.form], settings().remote
     unknown, ways = False, Counter[Way]()
-    for start in range(0, len(units), RECEIPTS_AT_ONCE):
-        part = units[start : start + RECEIPTS_AT_ONCE]
+    for start in range(0, len(units), AT_ONCE):
+        part = units[start : start + AT_ONCE]
         known = each(build.root, lambda unit: valid_receipt(build.root, "scan", unit.name, unit.fingerprint), part)
         for unit, receipt in zip(part, known, strict=True):
             for file in _files(unit):

@@ -14,7 +14,6 @@ from mmu_pipeline.stages.build import Build
 from mmu_pipeline.stages.receipts import receipts_of
 
 CELLS = 12 * 4**CELL_ORDER
-RECEIPTS_AT_ONCE = 1000
 PLACE_BYTES = 32
 """Of a row's id and position in a source file, about."""
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from itertools import islice
 
 import pyarrow as pa
 
 from mmu_pipeline.stages.build import Build
-from mmu_pipeline.storage import Receipt, each, read_receipt
+from mmu_pipeline.storage import Receipt, each, read_receipt, receipt_text
 
 SCHEMA = pa.schema([("unit", pa.string()), ("receipt", pa.string())])
 AT_ONCE = 1000
@@ -28,8 +27,7 @@ def write_stage(build: Build, stage: str, receipts: Iterable[Receipt]) -> None:
     ordered = iter(receipts)
     with build.root.writing_rows(stage_path(build, stage), SCHEMA) as file:
         while part := list(islice(ordered, AT_ONCE)):
-            texts = [json.dumps(vars(receipt), sort_keys=True, default=asdict) for receipt in part]
-            file.write(pa.table([[receipt.unit for receipt in part], texts], schema=SCHEMA))
+            file.write(pa.table([[receipt.unit for receipt in part], list(map(receipt_text, part))], schema=SCHEMA))
 
 
 def receipts_of(build: Build, stage: str) -> Iterator[Receipt]:

@@ -15,7 +15,7 @@ from mmu_pipeline.shards.check_index import catalog_problems, index_problems
 from mmu_pipeline.shards.check_shard import shard_problems, tar_index_problems
 from mmu_pipeline.shards.check_values import value_problems
 from mmu_pipeline.shards.index import DIGESTS, INDEX_PATH
-from mmu_pipeline.shards.manifest import MANIFEST_PATH
+from mmu_pipeline.shards.manifest import MANIFEST_PATH, shards_in
 from mmu_pipeline.shards.opened import LATEST, locate, read_manifest
 from mmu_pipeline.shards.rows import place_sum, shard_rows
 from mmu_pipeline.shards.side_files import side_files
@@ -69,7 +69,7 @@ def verify(
     """
     root = locate(url)
     manifest = read_manifest(root)
-    shards = [shard for part in manifest["splits"].values() for shard in part["shards"]]
+    shards = shards_in(manifest)
     places: dict[str, int] = {}
     of_index = _shown(index_problems(root, manifest, places))
     problems = [*_folder_problems(root, manifest, [shard["name"] for shard in shards]), *_parent_problems(manifest), *of_index]
@@ -110,7 +110,7 @@ def _manifest(folder: Root, version: str, state: str) -> dict[str, Any]:
 
 def verify_shard(root: Root, name: str, manifest: Mapping[str, Any]) -> tuple[list[str], int | None]:
     """What is wrong with one shard, its rows and its indexes; and the sum of its rows, None if they cannot be read."""
-    said = next(shard for part in manifest["splits"].values() for shard in part["shards"] if shard["name"] == name)
+    said = next(shard for shard in shards_in(manifest) if shard["name"] == name)
     rows, wrong = shard_rows(root, name, len(manifest["members"]) + 1, said.get("rows_digest", ""))
     problems = [*wrong, *_shown(shard_problems(root, name, manifest, rows))]
     if rows is None:
