@@ -176,7 +176,8 @@ def _open(stack: ExitStack, cluster: str, build: Build) -> Client:
     """A client for as long as the stack is open, its dashboard linked from the flow run where it has one."""
     client: Client = stack.enter_context(open_client(cluster))
     if "dashboard" in client.scheduler_info(n_workers=0)["services"]:
-        create_link_artifact(client.dashboard_link, f"{_key(build.recipe.name)}-dask", description="Dask dashboard of this build")
+        key = f"{_key(build.recipe.name)}-dask"
+        create_link_artifact(client.dashboard_link, "Dask dashboard", key, "Dask dashboard of this build")
     return client
 
 
@@ -201,7 +202,7 @@ def _artifacts(result: BuildResult) -> None:
         for tally in result.stages
     ]
     create_table_artifact(rows, f"{name}-done", f"Version {result.version}, {result.samples:,} samples: {result.url}")
-    create_link_artifact(result.page, f"{name}-page", description=f"Page of the run that made version {result.version}")
+    create_link_artifact(result.page, "page of the run", f"{name}-page", f"Page of the run that made version {result.version}")
     if result.set_aside:
         create_table_artifact(list(result.set_aside), f"{name}-set-aside", "Missing; the next run tries these again")
 

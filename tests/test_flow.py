@@ -102,6 +102,9 @@ def test_a_build_publishes_every_object_and_leaves_its_account_as_artifacts(undi
     progress = Artifact.get("pair-samples")
     assert progress is not None
     assert progress.data == 100.0
+    page = Artifact.get("pair-page")
+    assert page is not None
+    assert page.data == f"[page of the run]({result.page})"
 
 
 def test_a_second_run_does_nothing(sky: Path, undisturbed: tuple[BuildResult, Path]) -> None:
