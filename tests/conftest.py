@@ -1,4 +1,4 @@
-"""Where the real data lie that tests compare with, a Prefect home of their own, an object store on this machine."""
+"""Where the real data lie that tests compare with, a Prefect home of their own, a build to be disturbed, an object store."""
 
 from __future__ import annotations
 
@@ -30,6 +30,24 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}: set MMU_REAL_DATA to the folder that holds raw/ and mmu_v1/")
     return folder
+
+
+@pytest.fixture(scope="module")
+def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small sky, for tests that disturb a build of it."""
+    from tests.faults import small_sky  # brings Dask, which most tests do without
+
+    return small_sky(tmp_path_factory.mktemp("sky"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(sky: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What a build of the small sky publishes if nothing disturbs it."""
+    from tests.faults import OBJECTS, drive, prepared, published_bytes
+
+    root = tmp_path_factory.mktemp("undisturbed")
+    assert drive(prepared(sky, root)).samples == OBJECTS
+    return published_bytes(root)
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ HERE = Path(__file__).resolve().parents[1]
 Run = Callable[[Unit, Build], Outcome]
 
 
-def small_sky(folder: Path, objects: int = OBJECTS) -> Path:
+def small_sky(folder: Path, objects: int = OBJECTS, samples_per_shard: int = 6) -> Path:
     """Two surveys of a band around the sky, about an object in each cell, and the recipe `pair` that matches them."""
     ra, dec = np.linspace(0, 345, objects), 50 * np.sin(np.arange(objects))
     write_cells(folder / "one", ra, dec, [f"A{n:03d}" for n in range(objects)])
@@ -39,7 +39,7 @@ def small_sky(folder: Path, objects: int = OBJECTS) -> Path:
     for name in ("one", "two"):
         survey_yaml(folder / "surveys", name, folder / name)
     other = {"survey": "two", "radius_arcsec": 1.0, "pick": "mutual", "how": "left"}
-    recipe_yaml(folder, "pair", primary={"survey": "one"}, counterparts=[other], shards={"samples_per_shard": 6})
+    recipe_yaml(folder, "pair", primary={"survey": "one"}, counterparts=[other], shards={"samples_per_shard": samples_per_shard})
     return folder
 
 

@@ -15,21 +15,9 @@ from urllib.request import urlopen
 import psutil
 import pytest
 
-from tests.faults import Process, build_command, drive, prepared, published_bytes, small_sky, started, wait_for
+from tests.faults import Process, build_command, drive, prepared, published_bytes, started, wait_for
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_sky(tmp_path_factory.mktemp("sky"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(sky: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    root = tmp_path_factory.mktemp("undisturbed")
-    drive(prepared(sky, root))
-    return published_bytes(root)
 
 
 def reached(root: Path, stage: str) -> bool:

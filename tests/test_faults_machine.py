@@ -18,22 +18,10 @@ import pytest
 from mmu_pipeline.client import open_client
 from mmu_pipeline.stages.build import STAGES, Build, Outcome, Unit
 from mmu_pipeline.stages.pipeline import run_unit
-from tests.faults import HERE, dask_scheduler, dask_worker, drive, prepared, published_bytes, small_sky
+from tests.faults import HERE, dask_scheduler, dask_worker, drive, prepared, published_bytes
 
 FAKETIME = os.environ.get("MMU_LIBFAKETIME", "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 SCHEDULER_IP, WORKER_IP = "10.213.77.1", "10.213.77.2"
-
-
-@pytest.fixture(scope="module")
-def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_sky(tmp_path_factory.mktemp("sky"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(sky: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    root = tmp_path_factory.mktemp("undisturbed")
-    drive(prepared(sky, root))
-    return published_bytes(root)
 
 
 def is_allowed(*command: str) -> bool:

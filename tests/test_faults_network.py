@@ -22,18 +22,6 @@ from mmu_pipeline.stages.build import STAGES
 from tests.faults import OBJECTS, drive, prepared, published_bytes, small_sky
 
 
-@pytest.fixture(scope="module")
-def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_sky(tmp_path_factory.mktemp("sky"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(sky: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    root = tmp_path_factory.mktemp("undisturbed")
-    drive(prepared(sky, root))
-    return published_bytes(root)
-
-
 class Gate:
     """A TCP gate before a server: lets requests pass, answers 503 itself, cuts every answer short, or is closed."""
 

@@ -15,19 +15,7 @@ from mmu_pipeline.client import open_client
 from mmu_pipeline.cluster import ClusterLost
 from mmu_pipeline.stages.build import STAGES, Build, Outcome, Unit
 from mmu_pipeline.stages.pipeline import run_unit
-from tests.faults import OBJECTS, dask_scheduler, dask_worker, drive, dying, prepared, published_bytes, small_sky
-
-
-@pytest.fixture(scope="module")
-def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_sky(tmp_path_factory.mktemp("sky"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(sky: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    root = tmp_path_factory.mktemp("undisturbed")
-    assert drive(prepared(sky, root)).samples == OBJECTS
-    return published_bytes(root)
+from tests.faults import OBJECTS, dask_scheduler, dask_worker, drive, dying, prepared, published_bytes
 
 
 def test_a_worker_killed_in_each_stage_changes_nothing(sky: Path, tmp_path: Path, undisturbed: dict[str, bytes]) -> None:

@@ -26,7 +26,8 @@ from mmu_pipeline.errors import BadInput
 from mmu_pipeline.leases import writing_alone
 from mmu_pipeline.stages.build import Unit
 from mmu_pipeline.storage import Root, writers_folder
-from tests.tiny import recipe_yaml, survey_yaml, write_cells
+from tests.faults import published_bytes, small_sky
+from tests.tiny import write_cells
 
 OBJECTS = 120
 
@@ -34,15 +35,7 @@ OBJECTS = 120
 @pytest.fixture(scope="module")
 def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two surveys of a band around the sky, an object or so in each of some 100 cells, and a recipe that matches them."""
-    folder = tmp_path_factory.mktemp("sky")
-    ra, dec = np.linspace(0, 359, OBJECTS), 50 * np.sin(np.arange(OBJECTS))
-    write_cells(folder / "one", ra, dec, [f"A{n:03d}" for n in range(OBJECTS)])
-    write_cells(folder / "two", ra[::2], dec[::2], [f"B{n:03d}" for n in range(0, OBJECTS, 2)])
-    for name in ("one", "two"):
-        survey_yaml(folder / "surveys", name, folder / name)
-    other = {"survey": "two", "radius_arcsec": 1.0, "pick": "mutual", "how": "left"}
-    recipe_yaml(folder, "pair", primary={"survey": "one"}, counterparts=[other], shards={"samples_per_shard": 16})
-    return folder
+    return small_sky(tmp_path_factory.mktemp("sky"), OBJECTS, samples_per_shard=16)
 
 
 def asked(sky: Path, root: Path) -> dict[str, Any]:
@@ -53,13 +46,6 @@ def asked(sky: Path, root: Path) -> dict[str, Any]:
         "cache": str(sky / "cache"),
         "quiet": True,
     }
-
-
-def published_bytes(root: Path) -> dict[str, bytes]:
-    """Every file that readers of the newest version see."""
-    shards = root / "shards" / "pair"
-    folder = shards / (shards / "LATEST").read_text().strip()
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +118,7 @@ def test_what_changed_in_the_sources_is_built_anew_and_the_rest_is_reused(sky: P
     with h5py.File(files[3], "r+") as file:
         file["mag"][...] += 1
     shutil.rmtree(files[7].parent)
-    write_cells(data, [np.linspace(0, 359, OBJECTS)[1]], [50 * np.sin(1)], ["B999"])
+    write_cells(data, [np.linspace(0, 345, OBJECTS)[1]], [50 * np.sin(1)], ["B999"])
     second = build(**options)
     assert second.version != first.version
     assert {tally.stage: (tally.done, tally.reused) for tally in second.stages}["scan"] == (2, first.stages[0].units - 2)

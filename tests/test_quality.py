@@ -84,6 +84,19 @@ def test_the_cut_of_the_sky_does_not_matter(tmp_path: Path) -> None:
     assert 250 < found["two"]["primaries"] < 500
 
 
+def test_a_build_of_some_cells_tells_the_quality_of_its_own_match_alone(tmp_path: Path) -> None:
+    sky(tmp_path)
+    whole = prepared(tmp_path, "root", match_rows=300)
+    cells = [unit.cell for unit in units_of("match", run(whole, ("scan", "objects", "keys")))]
+    for cell in cells[:2]:
+        build = run(Build(**{**vars(whole), "cells": frozenset([cell])}), STAGES)
+        published = publish(build)
+        assert published.samples > 0
+        quality = build.root.read_json(quality_path(build.recipe))
+        assert build.root.read_json(f"shards/r/{published.version}/manifest.json")["matches"] == quality
+        assert quality["two"]["primaries"] == published.samples
+
+
 @pytest.mark.parametrize("chance", [{"shifts": 0}, {}])
 def test_nothing_is_measured_where_not_asked_for_or_with_a_wide_radius(tmp_path: Path, chance: dict[str, object]) -> None:
     path = sky(tmp_path, chance=chance)

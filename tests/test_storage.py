@@ -18,6 +18,7 @@ from mmu_pipeline.storage import (
     digest,
     fingerprint,
     read_receipt,
+    spelled,
     valid_receipt,
     write_receipt,
 )
@@ -100,6 +101,7 @@ def test_a_receipt_counts_only_for_its_inputs_and_while_its_outputs_are_whole(ro
 def test_fingerprints_follow_content_not_order_of_keys() -> None:
     assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
     assert fingerprint("a", "b") != fingerprint("ab")
+    assert fingerprint(1, spelled({"b": [2], "a": 1})) == fingerprint(1, {"a": 1, "b": [2]})
     with pytest.raises(TypeError):
         fingerprint(object())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from itertools import count
 
@@ -10,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import xxhash
 
 from mmu_pipeline.errors import BadInput
 from mmu_pipeline.shards.index import DIGESTS, INDEX_PATH, ROW_GROUP, IndexFacts, digest_sum, layout, shard_index_path
@@ -64,9 +62,7 @@ def write_index(root: Root, folder: str, shards: Sequence[str]) -> IndexFacts:
             once = batch.filter(pc.invert(batch["repeat"]))
             rows, repeats = rows + len(batch), repeats + len(batch) - len(once)
             total += digest_sum(once["digest"])
-        file.seek(0)
-        digest = hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
-    return IndexFacts(rows, repeats, f"{total % DIGESTS:016x}", root.size(path) or 0, digest)
+    return IndexFacts(rows, repeats, f"{total % DIGESTS:016x}", root.size(path) or 0, root.digest_of(path))
 
 
 def _merged(root: Root, paths: Sequence[str], target: str) -> str:

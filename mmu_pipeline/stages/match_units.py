@@ -22,7 +22,7 @@ from mmu_pipeline.stages.quality import Sampling, probe_of, probe_reach, samplin
 from mmu_pipeline.stages.receipts import by_survey, stage_receipts
 from mmu_pipeline.stages.skies import Sky, reach, rival_reach
 from mmu_pipeline.stages.tiling import tiles
-from mmu_pipeline.storage import Receipt, fingerprint
+from mmu_pipeline.storage import Receipt, fingerprint, spelled
 
 MOST_REACH_ARCSEC = 5400.0
 """How far a margin may reach: no order-4 cell is narrower than 1.5 degrees."""
@@ -96,7 +96,9 @@ def sample_units(build: Build) -> list[Unit]:
     """
     recipe, rule = build.recipe, build.recipe.shards
     skies = _skies(build, stage_receipts(build, "objects"))
-    chosen = [(s.survey, s.members, s.columns, build.sources[s.survey].form, build.surveys[s.survey]) for s in recipe.selections]
+    chosen = spelled(
+        [(s.survey, s.members, s.columns, build.sources[s.survey].form, build.surveys[s.survey]) for s in recipe.selections]
+    )
     weights: dict[str, int] = defaultdict(int)
     for member in sample_members(recipe, build.surveys):
         weights[member.survey] += member.field.nominal_bytes

@@ -50,7 +50,8 @@ def describe_objects(build: Build, receipts: list[Receipt]) -> None:
 def describe_matches(build: Build, receipts: list[Receipt], rule: str) -> None:
     """Write the metadata of the match table and its associations; remove partitions of earlier builds that this one replaces.
 
-    They stay where this build says nothing, as long as they follow the same rule.
+    They stay where this build says nothing, as long as they follow the same rule. The quality of the match is that of this build
+    alone, as its set will hold it: another build measured with primaries that it sampled in its own way.
     """
     bounds = np.array([Cell(CELL_ORDER, cell).range for cell in sorted(build.cells or ())], np.int64).reshape(-1, 2)
     kept = [receipt for receipt in receipts if receipt.status == "done"]
@@ -62,4 +63,4 @@ def describe_matches(build: Build, receipts: list[Receipt], rule: str) -> None:
         for path in (*receipt.outputs, receipt.path):
             build.root.remove(path)
     write_catalogs(build, {block_of(receipt.unit): receipt for receipt in kept})
-    build.root.write_json(quality_path(build.recipe), quality_of(build, kept))
+    build.root.write_json(quality_path(build.recipe), quality_of(build, receipts))

@@ -25,7 +25,7 @@ from mmu_pipeline.stages.match_units import key_units, match_units, sample_units
 from mmu_pipeline.stages.partitions import describe_matches, describe_objects, object_partitions
 from mmu_pipeline.stages.receipts import by_survey, read_receipts, stage_receipts, write_stage
 from mmu_pipeline.stages.repeats import is_reduced
-from mmu_pipeline.storage import Receipt, fingerprint, valid_receipt, write_receipt
+from mmu_pipeline.storage import Receipt, fingerprint, spelled, valid_receipt, write_receipt
 
 STAGE_FUNCTIONS: Mapping[str, Callable[[Unit, Build], Receipt]] = {
     "scan": scan.run,
@@ -100,7 +100,7 @@ def finish_stage(stage: str, build: Build, outcomes: Sequence[Outcome]) -> None:
     """
     receipts = sorted((outcome.receipt for outcome in outcomes), key=lambda receipt: receipt.unit)
     if stage == "samples":
-        planned = sample_units(build)
+        planned = [outcome.unit for outcome in outcomes] or sample_units(build)  # none are open where the version is published
         shards.write_plan(build, receipts, planned)
         write_stage(build, stage, receipts or read_receipts(build, stage, sorted(unit.name for unit in planned)))
         return
@@ -123,7 +123,7 @@ def _scan_units(build: Build) -> list[Unit]:
         footprint = frozenset(cell for file in primary_files for cell in file.cells or ())
         footprint = footprint if build.cells is None else footprint & build.cells
     for name, survey in build.surveys.items():
-        form = survey.forms[build.sources[name].form]
+        said, form = spelled(survey), survey.forms[build.sources[name].form]
         files = (
             primary_files if name == build.recipe.primary.survey else _listed(build, name, _wanted_cells(build, name, footprint))
         )
@@ -136,7 +136,7 @@ def _scan_units(build: Build) -> list[Unit]:
             cells = group[0].cells or range(0)
             units.append(
                 Unit("scan", f"{name}/{key}", cells[0] if cells else None, sum(file.size or 1 for file in group), tuple(group),
-                     fingerprint("scan", survey, build.sources[name].form, listing), len(cells))
+                     fingerprint("scan", said, build.sources[name].form, listing), len(cells))
             )  # fmt: skip
     return sorted(units, key=lambda unit: (unit.name.split("/")[0], unit.cell or 0, unit.name))
 
@@ -198,11 +198,12 @@ def _object_units(build: Build) -> list[Unit]:
         for pixel in receipt.facts.get("partitions", {}):
             pieces[receipt.unit.split("/")[0], int(pixel)].append(receipt)
     wanted = {name: _wanted_cells(build, name, build.cells) for name in build.surveys}
+    said = {name: spelled(survey) for name, survey in build.surveys.items()}
     return [
         Unit("objects", f"{name}/{pixel}", _first_cell(build.surveys[name].partition_order, pixel),
              100 * sum(receipt.facts["partitions"][str(pixel)] for receipt in receipts),
              tuple(objects.Piece(scan.piece_path(r.unit), r.facts["digest"]) for r in receipts),
-             fingerprint("objects", build.surveys[name], pixel, [(r.unit, r.facts["digest"], r.fingerprint) for r in receipts]),
+             fingerprint("objects", said[name], pixel, [(r.unit, r.facts["digest"], r.fingerprint) for r in receipts]),
              max(1, 4 ** (CELL_ORDER - build.surveys[name].partition_order)))
         for (name, pixel), receipts in sorted(pieces.items())
         if _is_complete(wanted[name], build.surveys[name].partition_order, pixel)

@@ -11,7 +11,7 @@ from mmu_pipeline.errors import BrokenArtefact
 from mmu_pipeline.shards.manifest import MANIFEST_PATH, Account, Provenance, ShardFile, manifest_of
 from mmu_pipeline.shards.narrow import add_losses
 from mmu_pipeline.stages.build import STAGES, Build, Deal, in_turn
-from mmu_pipeline.stages.quality import quality_of
+from mmu_pipeline.stages.quality import quality_path
 from mmu_pipeline.stages.receipts import by_survey, set_aside_of, stage_receipts
 from mmu_pipeline.stages.seal import point_to, seal, set_facts
 from mmu_pipeline.stages.shards import aside_folder, plan_path
@@ -72,7 +72,7 @@ def _seal(
         )
     shards = [made[shard["name"]] for shard in plan["shards"]]
     files = set_facts(build.root, aside, build.recipe.name, plan["version"], shards)
-    account = replace(_account(receipts, plan["skipped"], set_aside), matches=quality_of(build, receipts["match"]))
+    account = replace(_account(receipts, plan["skipped"], set_aside), matches=build.root.read_json(quality_path(build.recipe)))
     manifest = manifest_of(build.recipe, files, _provenance(build, receipts), account)
     seal(build.root, aside, shard_folder(build.recipe.name, plan["version"]), manifest, deal)
 
