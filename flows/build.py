@@ -34,7 +34,7 @@ from flows.parameters import BatchUnits, Cells, ClusterName, Cone, Seconds, Text
 from mmu_pipeline.client import open_client, patience_at
 from mmu_pipeline.cluster import BATCH_UNITS, ClusterLost, Patience, run_units
 from mmu_pipeline.journal import Journal
-from mmu_pipeline.leases import writing_alone
+from mmu_pipeline.leases import writer, writing_alone
 from mmu_pipeline.log import log_stage
 from mmu_pipeline.progress import Tally, sentence
 from mmu_pipeline.report.run import write_run_page
@@ -262,8 +262,9 @@ def build(
     plan = prepare(recipe, root=root, sources=sources, survey_dirs=folders, cells=cells, cone=cone, cache=cache)
     name, journal = plan.recipe.name, Journal()
     with ExitStack() as stack:
-        stack.enter_context(one_at_a_time(f"{name} in {plan.root.url}"))
-        still_ours = stack.enter_context(writing_alone(plan.root, writers_folder(name), f"the recipe {name!r}"))
+        writers = writers_folder(name)
+        stack.enter_context(one_at_a_time(f"{name} in {plan.root.url}", lambda: writer(plan.root, writers) is not None))
+        still_ours = stack.enter_context(writing_alone(plan.root, writers, f"the recipe {name!r}"))
         claim_root(plan, replace)
         watch = stack.enter_context(watching(name, journal, quiet=quiet, metrics=metrics))
         open_once = lru_cache(lambda: _open(stack, cluster, plan))

@@ -16,7 +16,7 @@ from flows.one_at_a_time import one_at_a_time
 from flows.parameters import ClusterName, Seconds, Text, Urls
 from mmu_pipeline.client import open_client, patience_at
 from mmu_pipeline.cluster import ClusterLost, run_units
-from mmu_pipeline.leases import writing_alone
+from mmu_pipeline.leases import writer, writing_alone
 from mmu_pipeline.progress import Tally, shown
 from mmu_pipeline.shards.opened import reading_version
 from mmu_pipeline.shards.reshape import ReshardRule
@@ -93,7 +93,7 @@ def reshard(
     start = time.monotonic()
     job: Reshard = prepare_reshard(inputs, out, rule)
     with ExitStack() as stack:
-        stack.enter_context(one_at_a_time(job.out.url))
+        stack.enter_context(one_at_a_time(job.out.url, lambda: writer(job.out, WRITERS) is not None))
         still_ours = stack.enter_context(writing_alone(job.out, WRITERS, "versions of this set"))
         for parent in job.parents:
             stack.enter_context(reading_version(parent.folder))

@@ -252,12 +252,20 @@ class Counterpart(Selection):
 class SplitRule(_Model):
     """A split is a property of the sky: all objects of one coarse cell share it, by a seeded hash."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     train: float = Key(default=0.8, ge=0, le=1)
+    """Share of the sky; the three make 1."""
     validation: float = Key(default=0.1, ge=0, le=1)
+    """Share of the sky."""
     test: float = Key(default=0.1, ge=0, le=1)
+    """Share of the sky."""
     order: int = Key(default=3, ge=0, le=8)
+    """HEALPix order of the cells that are split."""
     seed: int = Key(default=0, ge=0)
+    """Of the hash of the cells."""
     guard_arcsec: float = Key(default=0.0, ge=0, le=3600)
+    """Samples nearer than this to another split are left out."""
 
     @model_validator(mode="after")
     def _whole(self) -> SplitRule:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,9 +32,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_every_parameter_has_a_type_and_a_line_of_help() -> None:
     for flow in (build, reshard, verify, clean):
         schema = parameter_schema(flow).model_dump()
-        for name, said in schema["properties"].items():
-            assert said.get("description"), f"{flow.name}: {name}"
-            assert {"type", "anyOf", "$ref", "enum"} & set(said), f"{flow.name}: {name}"
+        for form in (schema, *schema["definitions"].values()):
+            for name, said in form["properties"].items():
+                assert said.get("description"), f"{flow.name}: {name}"
+                assert {"type", "anyOf", "$ref", "enum"} & set(said), f"{flow.name}: {name}"
     values = parameter_schema(verify).model_dump()["properties"]["values"]
     assert values["enum"] == ["sampled", "all"]
     rule = parameter_schema(reshard).model_dump()["definitions"]["ReshardRule"]["properties"]
@@ -91,6 +93,25 @@ def test_of_two_runs_of_one_recipe_on_one_server_the_later_waits_for_the_end_of_
     with httpx.Client(base_url=server, auth=("operator", "secret")) as client:
         limits = client.post("/v2/concurrency_limits/filter", json={}).json()
     assert [(limit["limit"], limit["active_slots"]) for limit in limits if limit["name"].startswith("pair-in-")] == [(1, 0)]
+
+
+def test_a_slot_that_nobody_knows_the_holder_of_is_freed_where_nobody_writes(server: str) -> None:
+    """As a server leaves it that was restarted in mid-run: it keeps leases in memory unless told otherwise."""
+    code = """
+from flows.one_at_a_time import one_at_a_time
+looks = []
+with one_at_a_time("this", lambda: looks.append(1) or len(looks) == 2, 0.5):
+    print(len(looks))
+"""
+    known = {**os.environ, "PREFECT_API_URL": server, "PREFECT_API_AUTH_STRING": "operator:secret"}
+    command = [sys.executable, "-c", code]
+    assert subprocess.check_output(command, env=known, timeout=60) == b"0\n", "it was free"
+    with httpx.Client(base_url=server, auth=("operator", "secret")) as client:
+        found = client.post("/v2/concurrency_limits/filter", json={}).json()
+        limit = next(limit for limit in found if limit["name"].startswith("this-"))
+        assert client.patch(f"/v2/concurrency_limits/{limit['id']}", json={"active_slots": 1}).is_success
+        assert subprocess.check_output(command, env=known, timeout=60) == b"4\n", "one look saw a writer"
+        assert client.get(f"/v2/concurrency_limits/{limit['id']}").json()["active_slots"] == 0
 
 
 @pytest.mark.parametrize(

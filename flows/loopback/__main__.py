@@ -23,7 +23,7 @@ import httpx
 import typer
 import yaml
 
-from flows import QUIET_DEFAULTS
+from flows import EMBEDDED_DEFAULTS, QUIET_DEFAULTS
 from flows.deploy import deployments_file
 from flows.loopback.postgres import data_folder, postgres
 from flows.loopback.processes import Service, answers, start, stop_all
@@ -81,6 +81,8 @@ def up(
     s3_programs: Annotated[Path, typer.Option(help="Where the programs of Swift are installed.")] = Path(".venv-s3/bin"),
 ) -> None:
     """Start what is not running, deploy, and wait for one scheduled build of the simulated sky onto s3://."""
+    for name, _ in EMBEDDED_DEFAULTS.items() & os.environ.items():  # for a server of a flow's own, which none has here
+        del os.environ[name]
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     settings = _settings(folder / "settings.json")
@@ -152,7 +154,8 @@ def _services(folder: Path, settings: Settings, s3_programs: Path) -> list[Servi
         "prefect-server", [*prefect, "server", "start", *here, "--port", str(ports["prefect"])],
         answers(f"{settings.api}/health"),
         {**QUIET_DEFAULTS, "PREFECT_HOME": str(folder / "prefect"), "PREFECT_SERVER_DATABASE_CONNECTION_URL": url,
-         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING"},
+         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem"},
     )  # fmt: skip
     dashboard = f"127.0.0.1:{ports['dashboard']}"
     scheduler = Service(

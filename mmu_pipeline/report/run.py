@@ -57,11 +57,11 @@ def write_run_page(
 ) -> str:
     """Write the page of a run, `run.html`, and its units, `units.parquet`, under `reports/`; gives the URL of the page.
 
-    `units` is the table of a `Journal`. A run that did nothing leaves the page of the run that made the version as it is.
+    `units` is the table of a `Journal`. A run that finds the version there leaves the page of the run that made it as it is,
+    also where it tried again what is set aside.
     """
     folder = page_folder(recipe, published.version)
-    ran = units.filter(pc.not_equal(units["status"].cast(pa.string()), "reused"))
-    if len(ran) or not root.exists(f"{folder}/run.html"):
+    if not (published.reused and root.exists(f"{folder}/run.html")):
         stream = io.BytesIO()
         pq.write_table(units, stream, compression="zstd")
         root.write_bytes(f"{folder}/units.parquet", stream.getvalue())

@@ -43,12 +43,17 @@ class ReshardRule(BaseModel):
     members: tuple[str, ...] | None = None
     """Arrays to keep, by name (`survey.field`) or by survey; the JSON always stays."""
     target_bytes: ByteSize | None = None
+    """Size of a shard: 512MiB."""
     samples_per_shard: int | None = Key(default=None, ge=1)
+    """Most samples of a shard."""
     seed: int | None = Key(default=None, ge=0)
     """Of the order of the samples."""
     multiple_of: int | None = Key(default=None, ge=1)
+    """Every shard is filled to a multiple of so many samples, with flagged repeats."""
     world_size: int | None = Key(default=None, ge=1)
+    """The number of shards of a split is a multiple of this: ranks x workers."""
     sha256: bool | None = None
+    """Whether SHA256SUMS is written."""
     count_in_name: bool | None = None
     """Whether names of shards end in their number of samples, as zoobot wants it."""
     balance: str | None = None
