@@ -5,7 +5,6 @@ Exit codes: 0 complete, 1 failed, 2 bad input, 3 finished with units set aside.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic_core import to_json
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
@@ -466,6 +466,6 @@ def _numbers(option: str, text: str, kind: type[int] | type[float], count: int |
 
 def _give(as_json: bool, data: Any, page: RenderableType) -> None:
     if as_json:
-        print(json.dumps(data, indent=2, default=str))
+        print(to_json(data, indent=2, inf_nan_mode="strings", fallback=str).decode())
     else:
         Console(highlight=False).print(page, soft_wrap=True)

@@ -34,19 +34,24 @@ def parse_where(text: str, columns: Collection[str]) -> pc.Expression:
     and, or, not, + - * /, unary minus. A comparison with a null is null: the row does not pass.
     Raises BadInput naming what is not understood or not a column.
     """
-    try:
-        tree = ast.parse(text, mode="eval").body
-    except SyntaxError as error:
-        raise BadInput("cannot parse the expression", where=text, at=f"character {error.offset}") from error
 
     def refuse(node: ast.AST, what: str) -> BadInput:
         return BadInput(f"{what} in the expression", where=text, part=ast.unparse(node))
 
+    def constant(node: ast.Constant) -> bool | int | float | str:
+        if not isinstance(node.value, bool | int | float | str):
+            raise refuse(node, "only numbers, text, True and False are values")
+        if isinstance(node.value, int) and node.value >= 2**63:
+            raise refuse(node, "a whole number of more than 64 bits")
+        return node.value
+
     def literal(node: ast.expr) -> Any:
-        if isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float | str):
-            return node.value
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-            return -literal(node.operand)
+        if isinstance(node, ast.Constant):
+            return constant(node)
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant):
+            number = constant(node.operand)
+            if not isinstance(number, str):
+                return -number
         raise refuse(node, "only plain values may stand in a list")
 
     def compare(left: ast.expr, op: ast.cmpop, right: ast.expr) -> Any:
@@ -67,8 +72,8 @@ def parse_where(text: str, columns: Collection[str]) -> pc.Expression:
                 if name not in columns:
                     raise BadInput(f"unknown column {name!r}", where=text, hint=f"columns: {', '.join(sorted(columns))}")
                 return pc.field(name)
-            case ast.Constant(value=bool() | int() | float() | str() as constant):
-                return pc.scalar(constant)
+            case ast.Constant():
+                return pc.scalar(constant(node))
             case ast.BoolOp(op=op, values=parts):
                 result = value(parts[0])
                 for part in parts[1:]:
@@ -88,7 +93,12 @@ def parse_where(text: str, columns: Collection[str]) -> pc.Expression:
                 return result
         raise refuse(node, f"{type(node).__name__} is not allowed")
 
-    return value(tree)
+    try:
+        return value(ast.parse(text, mode="eval").body)
+    except SyntaxError as error:
+        raise BadInput("cannot parse the expression", where=text, at=f"character {error.offset}") from error
+    except (RecursionError, MemoryError) as error:  # the latter is what Python's parser raises
+        raise BadInput("the expression is nested too deeply", where=f"{text[:80]}...") from error
 
 
 def columns_of(text: str | None) -> set[str]:

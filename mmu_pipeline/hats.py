@@ -70,7 +70,6 @@ def write_metadata(
 
 
 def _footer(root: Root, folder: str, partition: Partition) -> pq.FileMetaData:
-    with root.fs.open(root.path(partition.path), "rb") as file:
-        footer = pq.read_metadata(file)
+    footer = root.read_footer(partition.path)
     footer.set_file_path(partition.path.removeprefix(f"{folder}/dataset/"))
     return footer

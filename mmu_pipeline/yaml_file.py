@@ -36,7 +36,7 @@ class Misplaced(ValueError):
 def load_yaml(path: Path, kind: type[Model]) -> Model:
     """One YAML file as a validated model. Raises BadInput naming file, line and key."""
     try:
-        loader = _Loader(path.read_text())
+        loader = _Loader(path.read_text("utf-8"))
         tree = loader.get_single_node()
         data = None if tree is None else loader.construct_document(tree)
     except OSError as error:
@@ -44,9 +44,14 @@ def load_yaml(path: Path, kind: type[Model]) -> Model:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
         raise BadInput(f"not valid YAML: {error.problem}", file=path, line=line) from error
+    except (yaml.YAMLError, ValueError, AttributeError) as error:  # what is no text; dates and numbers that are none
+        raise BadInput(f"not valid YAML: {error}", file=path) from error
     if not isinstance(data, dict) or tree is None:
         raise BadInput("expected a mapping of keys to values", file=path, line=1)
-    _no_repeated_keys(tree, path)
+    try:
+        _no_repeated_keys(tree, path)
+    except RecursionError as error:
+        raise BadInput("not valid YAML: a node that holds itself", file=path) from error
     try:
         return kind.model_validate(data)
     except ValidationError as error:
@@ -60,7 +65,7 @@ def load_yaml(path: Path, kind: type[Model]) -> Model:
 def wrong(path: Path, what: str, *loc: str | int, hint: str = "") -> BadInput:
     """The error that blames a key of a file which is a sound model by itself: with the key's line, if the file is still there."""
     try:
-        tree = yaml.compose(path.read_text(), Loader=_Loader)
+        tree = yaml.compose(path.read_text("utf-8"), Loader=_Loader)
     except (OSError, yaml.YAMLError):
         tree = None
     key, line = _place(tree, loc) if tree is not None else (".".join(map(str, loc)), None)

@@ -140,6 +140,18 @@ def test_what_is_wrong_is_named_by_file_line_and_key(tmp_path: Path, old: str, n
         assert name in f"{caught.value}\n"
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"name: caf\xe9", b"name: a\x07b", b"name: 2001-13-45", b"name: !!int abc", b"a: &a [*a]", b"name: !!timestamp abc"],
+)
+def test_what_is_no_yaml_is_told_as_bad_input(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "small.yaml"
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match="not valid YAML") as caught:
+        load_yaml(path, Survey)
+    assert caught.value.where["file"] == path
+
+
 def test_a_survey_must_have_the_name_of_its_file(tmp_path: Path) -> None:
     (tmp_path / "other.yaml").write_text(GOOD)
     with pytest.raises(BadInput, match=r"named 'small'[\s\S]*other.yaml"):

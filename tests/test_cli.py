@@ -60,6 +60,8 @@ def test_surveys_and_recipes_are_listed_for_people_and_machines() -> None:
     assert "Supernova Legacy Survey" in page
     assert "flux_err" in page
     assert json.loads(mmu("survey", "snls", "--json").stdout)["name"] == "snls"
+    padded = json.loads(mmu("survey", "kepler", "--json").stdout, parse_constant=pytest.fail)  # JSON has no word for NaN
+    assert "NaN" in [(form["padding"] or {}).get("value") for form in padded["forms"].values()]
 
 
 @pytest.mark.parametrize(

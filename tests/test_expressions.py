@@ -49,6 +49,10 @@ def test_rows_that_pass(where: str, rows: list[int]) -> None:
         "mag is 3",
         "mag in kind",
         "kind in [mag]",
+        "kind in [-'a']",
+        "n < 123456789012345678901234567890",
+        "n in [123456789012345678901234567890]",
+        "not " * 5000 + "good",
     ],
 )
 def test_what_is_not_a_plain_expression_is_refused(where: str) -> None:

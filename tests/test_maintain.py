@@ -15,6 +15,9 @@ from flows.maintain import clean, verify
 from mmu_pipeline.errors import BadInput, BrokenArtefact
 from mmu_pipeline.leases import writing_alone
 from mmu_pipeline.shards.opened import reading_version
+from mmu_pipeline.simulate.serve import serving
+from mmu_pipeline.stages.build import SourceFile
+from mmu_pipeline.stages.cache import kept as kept_copy
 from mmu_pipeline.stages.clean import CleanPolicy, Found, clean_cache, clean_samples, clean_sets
 from mmu_pipeline.storage import WRITERS, Root
 from tests.test_cli import mmu
@@ -120,6 +123,23 @@ def test_downloads_that_nobody_reads_go(tmp_path: Path) -> None:
     clean_cache(tmp_path, policy)
     assert not (tmp_path / "old" / "a.hdf5").exists()
     assert (tmp_path / "new" / "a.hdf5").exists()
+
+
+def test_an_old_download_that_is_being_read_stays(tmp_path: Path) -> None:
+    place, cache = tmp_path / "place", tmp_path / "cache"
+    place.mkdir()
+    (place / "a.bin").write_bytes(b"12345")
+    cache.mkdir()
+    (cache / "not ours").touch()
+    with serving(place) as server:
+        file = SourceFile("a.bin", (f"{server.url}/a.bin",), 5)
+        with kept_copy(file, str(cache)) as path:
+            for old in path.parent.iterdir():
+                os.utime(old, (time.time() - 30 * DAY_S,) * 2)
+            assert [item.kept for item in clean_cache(cache, CleanPolicy())] == ["in use"]
+            assert path.read_bytes() == b"12345"
+        assert [(item.nbytes > 5, item.kept) for item in clean_cache(cache, CleanPolicy())] == [(True, "")]
+    assert [path.name for path in cache.iterdir()] == ["not ours"]
 
 
 def test_versions_on_an_object_store_are_cleaned_too(built: Path, bucket: str) -> None:

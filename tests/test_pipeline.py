@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import healpy as hp
 import lsdb
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from mmu_pipeline.catalog import SplitRule
 from mmu_pipeline.errors import BadInput, PipelineError
+from mmu_pipeline.shards.splits import near_other_split
 from mmu_pipeline.simulate.light_curves import LightCurve
 from mmu_pipeline.simulate.serve import Busy, CutShort, Served, serving
 from mmu_pipeline.simulate.snana import PLAIN, Supernova, Traps, write_snana
@@ -122,6 +125,35 @@ def test_every_object_becomes_one_sample_with_its_own_arrays(sky: Sky) -> None:
             assert not other.any()
     sizes = [shard.stat().st_size for shard in Path(published.url).glob("train-*.tar")]
     assert len(sizes) > 2
+
+
+def test_a_cell_whose_samples_are_all_guarded_does_not_make_the_next_build_start_anew(tmp_path: Path) -> None:
+    split = {"train": 0.4, "validation": 0.3, "test": 0.3, "order": 4, "guard_arcsec": 1800}
+    ra, dec = hp.pix2ang(16, np.arange(3072), nest=True, lonlat=True)
+    corner = np.moveaxis(hp.boundaries(16, np.arange(3072), step=1, nest=True), 1, -1)[:, 0]
+    edge_ra, edge_dec = hp.vec2ang(0.98 * corner + 0.02 * hp.ang2vec(ra, dec, lonlat=True), lonlat=True)
+    guarded = near_other_split(edge_ra, edge_dec, SplitRule(**split))
+    lost = int(np.flatnonzero(guarded & (np.abs(dec) < 60))[0])
+    kept = [int(cell) for cell in np.flatnonzero(~near_other_split(ra, dec, SplitRule(**split)))[:3] if cell != lost]
+    places = [(edge_ra[lost], edge_dec[lost]), *((ra[cell], dec[cell]) for cell in kept)]
+    write_cells(tmp_path / "one", *zip(*places, strict=True), [f"A{number}" for number in range(len(places))])
+    survey_yaml(tmp_path / "surveys", "one", tmp_path / "one")
+    recipe_yaml(tmp_path, "guarded", primary={"survey": "one"}, split=split)
+    build = prepare(str(tmp_path / "guarded.yaml"), root=str(tmp_path / "root"), survey_dirs=[tmp_path / "surveys"])
+    outcomes, first = run_all(build)
+    assert (len(outcomes["samples"]), first.samples) == (len(places), len(kept))
+    outcomes, second = run_all(build)
+    assert (second.version, second.reused, outcomes["samples"]) == (first.version, True, [])
+
+
+def test_what_a_broken_off_removal_left_of_a_version_is_in_no_ones_way(sky: Sky) -> None:
+    build = sky.prepare()
+    _, first = run_all(build)
+    before = content(first)
+    (Path(first.url) / "manifest.json").unlink()
+    _, second = run_all(build)
+    assert (second.version, second.reused) == (first.version, False)
+    assert content(second) == before
 
 
 def test_lsdb_opens_the_object_tables_and_counts_them_right(sky: Sky) -> None:

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import s3fs
@@ -242,6 +243,11 @@ def test_an_input_that_is_not_as_its_index_says_is_never_published(small_set, in
     with pytest.raises(BrokenArtefact, match="its digest differs") as error:
         reshard([str(tmp_path / "cut")], str(tmp_path / "out"), ReshardRule())
     assert (error.value.where["key"], error.value.where["file"]) == (row["key"], str(shard))
+    path = tmp_path / "cut" / "index" / "samples.parquet"
+    pq.write_table(index.set_column(index.column_names.index("shard"), "shard", pa.array(["other.tar"] * len(index))), path)
+    with pytest.raises(BrokenArtefact, match=r"names shards that its manifest does not") as error:
+        reshard([str(tmp_path / "cut")], str(tmp_path / "anew"), ReshardRule())
+    assert (error.value.where["shard"], error.value.where["file"]) == ("other.tar", str(path))
     assert not (tmp_path / "out" / "LATEST").exists()
 
 

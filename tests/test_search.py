@@ -77,6 +77,14 @@ def test_the_ranges_of_a_box_and_a_cone_hold_all_of_it(seed):
     assert in_ranges(healpix29(right, up), disc.ranges)[inside].all()
 
 
+@pytest.mark.parametrize(("first", "last"), [(350.0, 360.0), (350.0, 0.0), (0.0, 10.0), (355.0, 5.0)])
+def test_right_ascension_0_is_360(first, last):
+    ra, dec = np.array([0.0, 360.0, 180.0]), np.zeros(3)
+    area = Box(first, last, -1.0, 1.0)
+    assert area.holds(healpix29(ra, dec), ra, dec).tolist() == [True, True, False]
+    assert in_ranges(healpix29(ra[:2], dec[:2]), area.ranges).all()
+
+
 @pytest.mark.parametrize("form", ["fits", "json"])
 def test_a_moc_file_finds_its_cells(root, tmp_path, form):
     path = tmp_path / f"some.{form}"

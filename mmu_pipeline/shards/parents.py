@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mmu_pipeline.errors import BadInput
+from mmu_pipeline.errors import BadInput, BrokenArtefact
 from mmu_pipeline.shards.index import INDEX_PATH
 from mmu_pipeline.shards.manifest import shards_in
 from mmu_pipeline.shards.merge import in_sky_order
@@ -79,10 +79,14 @@ def rows_of(parents: Sequence[Parent]) -> Iterator[pa.Table]:
 
 
 def _rows(parent: Parent, first: int) -> Iterator[pa.Table]:
-    names = pa.array(parent.shards, pa.string())
-    with parent.folder.fs.open(parent.folder.path(INDEX_PATH), "rb") as file:
+    names, path = pa.array(parent.shards, pa.string()), parent.folder.path(INDEX_PATH)
+    with parent.folder.fs.open(path, "rb") as file:
         for batch in pq.ParquetFile(file).iter_batches(ROWS):
             table = pa.table(batch).filter(pc.invert(batch["repeat"]))
             if len(table):
-                source = pc.add(pc.index_in(table["shard"], value_set=names), pa.scalar(first, pa.int32()))
-                yield table.append_column("source", source)
+                place = pc.index_in(table["shard"], value_set=names)
+                if place.null_count:
+                    unknown = table["shard"].filter(pc.is_null(place))[0].as_py()
+                    raise BrokenArtefact("the index names shards that its manifest does not", file=path, shard=unknown,
+                                         hint="mmu verify tells more")  # fmt: skip
+                yield table.append_column("source", pc.add(place, pa.scalar(first, pa.int32())))

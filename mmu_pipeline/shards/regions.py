@@ -82,9 +82,12 @@ class Box:
         return merge_ranges(found)
 
     def holds(self, healpix29: Int, ra: Float, dec: Float) -> Bool:
-        after, before = ra >= self.ra_min, ra <= self.ra_max
-        across = (after & before) if self.ra_min < self.ra_max else (after | before)
+        across = self._crosses(ra) | ((ra % 360.0 == 0) & self._crosses(np.array([0.0, 360.0])).any())
         return np.asarray(across & (dec >= self.dec_min) & (dec <= self.dec_max))
+
+    def _crosses(self, ra: Float) -> Bool:
+        after, before = ra >= self.ra_min, ra <= self.ra_max
+        return (after & before) if self.ra_min < self.ra_max else (after | before)
 
 
 @dataclass(frozen=True)

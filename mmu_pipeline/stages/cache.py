@@ -179,17 +179,27 @@ def _make_room(cache: Path, nbytes: int, filling: Path) -> None:
     if _arrived[cache] < limit // 20:
         return
     _arrived[cache] = 0
-    found = sorted((*_last_used(folder), folder) for folder in cache.iterdir() if folder != filling)
-    excess = sum(size for _, size, _ in found) + nbytes - limit
-    for _, size, folder in found:
+    found = [(size, folder) for _, size, folder in copies(cache) if folder != filling]
+    excess = sum(size for size, _ in found) + nbytes - limit
+    for size, folder in found:
         if excess <= 0:
             return
-        try:
-            with _held(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                shutil.rmtree(folder)
-        except BlockingIOError:  # in use
-            continue
-        excess -= size
+        excess -= size * remove_unused(folder)
+
+
+def copies(cache: Path) -> list[tuple[int, int, Path]]:
+    """When each copy in a cache was last used, in ns, its bytes and its folder; the longest unused first."""
+    return sorted((*_last_used(folder), folder) for folder in cache.iterdir() if folder.is_dir()) if cache.is_dir() else []
+
+
+def remove_unused(folder: Path) -> bool:
+    """Remove a copy and its folder, unless somebody holds it now. Gives whether it went."""
+    try:
+        with _held(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            shutil.rmtree(folder)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _last_used(folder: Path) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from mmu_pipeline.errors import BadInput
 from mmu_pipeline.leases import readers, store_clock, writer, writing_alone
 from mmu_pipeline.shards.manifest import MANIFEST_PATH
 from mmu_pipeline.shards.opened import LATEST
+from mmu_pipeline.stages.cache import copies, remove_unused
 from mmu_pipeline.storage import READERS, WRITERS, Root, writers_folder
 
 DAY_S = 86_400.0
@@ -100,14 +101,13 @@ def clean_samples(root: Root, recipe: str, policy: CleanPolicy, dry_run: bool = 
 def clean_cache(folder: Path, policy: CleanPolicy, dry_run: bool = False) -> list[Found]:
     """Remove copies of source files that nobody has read for long from the cache of this machine, oldest first."""
     found = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        stat = path.stat()
-        age = (time.time() - max(stat.st_atime, stat.st_mtime)) / DAY_S
+    for last_ns, nbytes, copy in copies(folder):
+        age = (time.time() - last_ns / 1e9) / DAY_S
         kept = _too_young(age, policy)
-        found.append(Found("source file", str(path), age, stat.st_size, kept))
-        if not kept and not dry_run:
-            path.unlink(missing_ok=True)
-    return sorted(found, key=lambda item: -item.age_days)
+        if not kept and not dry_run and not remove_unused(copy):
+            kept = "in use"
+        found.append(Found("source file", str(copy), age, nbytes, kept))
+    return found
 
 
 def _judged(folder: Root, policy: CleanPolicy) -> list[Found]:

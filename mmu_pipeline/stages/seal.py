@@ -38,6 +38,7 @@ def seal(root: Root, aside: str, target: str, manifest: dict[str, Any], deal: De
     if found.problems:
         raise BrokenArtefact("the new version does not pass its check, and is not published", folder=root.at(aside).url,
                              problems="; ".join(found.problems[:5]), hint="remove that folder and run again")  # fmt: skip
+    root.remove(target, recursive=True)  # what a removal left that was broken off: the manifest goes first
     root.move(aside, target, last=MANIFEST_PATH)
 
 

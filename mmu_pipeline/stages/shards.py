@@ -48,14 +48,14 @@ def write_plan(build: Build, receipts: Sequence[Receipt], planned: Sequence[Unit
         version = version_of(build, [(unit.name, unit.fingerprint) for unit in planned])
         build.root.write_json(plan_path(build), {"version": version, "pieces": [], "shards": []})
         return
-    pieces = [receipt for receipt in receipts if receipt.status == "done" and receipt.rows_out]
-    pieces.sort(key=lambda receipt: int(receipt.unit.split("/")[1]))
+    done = [receipt for receipt in receipts if receipt.status == "done"]
+    version = version_of(build, [(receipt.unit, receipt.fingerprint) for receipt in done])
+    pieces = sorted((receipt for receipt in done if receipt.rows_out), key=lambda receipt: int(receipt.unit.split("/")[1]))
     paths = [f"pieces/samples/{receipt.unit}.parquet" for receipt in pieces]
     sizes = [piece_sizes(build.root, path) for path in paths]
     later = [number for number, _, _ in repeated_keys(build.root, paths, sizes)]
     plan, left_out = plan_shards(without(sizes, later), build.recipe.shards), len(later)
     digests = np.concatenate([np.zeros(0, np.uint64), *(piece.digest for piece in sizes if piece.digest is not None)])
-    version = version_of(build, [(receipt.unit, receipt.fingerprint) for receipt in pieces])
     shards = []
     for number, name in enumerate(plan.names):
         rows, ranges = plan.samples(number), plan.ranges(number)

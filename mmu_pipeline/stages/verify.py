@@ -143,7 +143,8 @@ def _folder_problems(root: Root, manifest: Mapping[str, Any], shards: Sequence[s
         yield f"{MANIFEST_PATH}: is that of version {manifest['version']}, in the folder of {folder}"
     recipe = Root(parent)
     latest = recipe.read_bytes(LATEST).decode().strip() if recipe.exists(LATEST) else folder
-    if latest != folder and not recipe.exists(f"{latest}/{MANIFEST_PATH}"):
+    is_aside = folder.startswith(".")  # not a version yet: it will be named by LATEST itself
+    if latest != folder and not is_aside and not recipe.exists(f"{latest}/{MANIFEST_PATH}"):
         yield f"{LATEST}: names the version {latest}, which is not there"
     for split, part in manifest["splits"].items():
         counts = [shard["samples"] for shard in part["shards"]]
