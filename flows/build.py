@@ -8,20 +8,19 @@ cells aside ends Completed under the name `Cells set aside` and publishes what i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from dataclasses import replace as with_changes
 from functools import lru_cache, partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, cast
-from uuid import UUID
+from typing import Any
 
 import numpy as np
 from distributed import Client
 from prefect import State, flow, task
-from prefect.artifacts import create_link_artifact, create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 from prefect.states import Completed
@@ -29,14 +28,16 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import exponential_backoff
 from prefect.utilities.annotations import quote
 
+from flows.artifacts import key, linked_client, progress
 from flows.one_at_a_time import one_at_a_time
 from flows.parameters import BatchUnits, Cells, ClusterName, Cone, Seconds, Text
-from mmu_pipeline.client import open_client, patience_at
+from flows.run_log import run_log
+from mmu_pipeline.client import patience_at
 from mmu_pipeline.cluster import BATCH_UNITS, ClusterLost, Patience, run_units
 from mmu_pipeline.journal import Journal
 from mmu_pipeline.leases import writer, writing_alone
 from mmu_pipeline.log import log_stage
-from mmu_pipeline.progress import Tally, sentence
+from mmu_pipeline.progress import Tally, counted
 from mmu_pipeline.report.run import write_run_page
 from mmu_pipeline.stages.build import STAGES, Build, Outcome, Unit
 from mmu_pipeline.stages.pipeline import finish_stage, run_unit, units_of
@@ -44,7 +45,7 @@ from mmu_pipeline.stages.prepare import claim_root, prepare
 from mmu_pipeline.stages.publish import Published, publish
 from mmu_pipeline.storage import each, valid_receipt, writers_folder
 from mmu_pipeline.tables import size
-from mmu_pipeline.watch import Watch, watching
+from mmu_pipeline.watch import Watch, all_of, watching
 
 GROUPS_AT_ONCE = 4
 """Prefect task runs at a time: enough that the tail of one group leaves no worker idle."""
@@ -53,7 +54,6 @@ MOST_GROUPS = 16
 UNITS_PER_GROUP = 32
 """Below this a stage gets fewer groups."""
 SHOW_EVERY_S = 0.5
-ARTIFACT_EVERY_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -126,10 +126,11 @@ def run_stage(stage: str, build: Build, open_once: Callable[[], Client], batch: 
     for outcome in outcomes.values():
         tally = tally.plus(outcome)
         watch.note(outcome)
+    groups = neighbours([unit for unit in units if unit.name not in outcomes])
+    report = progress(build.recipe.name) if groups else lambda tally: None
     if units:
         watch.show(tally)
-    groups = neighbours([unit for unit in units if unit.name not in outcomes])
-    report = _progress_artifact(tally, build) if groups else lambda tally: None
+        report(tally)
     arrived: SimpleQueue[Any] = SimpleQueue()
     running: dict[int, int] = {}
     for number, group in enumerate(groups):
@@ -158,36 +159,8 @@ def run_stage(stage: str, build: Build, open_once: Callable[[], Client], batch: 
     return tally
 
 
-def _progress_artifact(tally: Tally, build: Build) -> Callable[[Tally], None]:
-    """A progress artifact of one stage, and the function that brings it up to date every few seconds and at the end."""
-    artifact = cast(UUID, create_progress_artifact(0.0, _key(f"{build.recipe.name}-{tally.stage}"), sentence(tally)))
-    last = time.monotonic()
-
-    def report(tally: Tally) -> None:
-        nonlocal last
-        if time.monotonic() - last > ARTIFACT_EVERY_S or tally.finished == tally.units:
-            last = time.monotonic()
-            update_progress_artifact(artifact, 100.0 * tally.finished / tally.units, sentence(tally))
-
-    return report
-
-
-def _open(stack: ExitStack, cluster: str, build: Build) -> Client:
-    """A client for as long as the stack is open, its dashboard linked from the flow run where it has one."""
-    client: Client = stack.enter_context(open_client(cluster))
-    if "dashboard" in client.scheduler_info(n_workers=0)["services"]:
-        key = f"{_key(build.recipe.name)}-dask"
-        create_link_artifact(client.dashboard_link, "Dask dashboard", key, "Dask dashboard of this build")
-    return client
-
-
-def _key(name: str) -> str:
-    return name.replace("_", "-")
-
-
 def _artifacts(result: BuildResult) -> None:
     """What was done, what was set aside and why, and where the page of the run lies."""
-    name = _key(result.recipe)
     rows = [
         {
             "stage": tally.stage,
@@ -201,17 +174,22 @@ def _artifacts(result: BuildResult) -> None:
         }
         for tally in result.stages
     ]
-    create_table_artifact(rows, f"{name}-done", f"Version {result.version}, {result.samples:,} samples: {result.url}")
-    create_link_artifact(result.page, "page of the run", f"{name}-page", f"Page of the run that made version {result.version}")
+    of = partial(key, result.recipe)
+    create_table_artifact(rows, of("done"), f"Version {result.version}, {result.samples:,} samples: {result.url}")
+    create_link_artifact(result.page, "page of the run", of("page"), f"Page of the run that made version {result.version}")
     if result.set_aside:
-        create_table_artifact(list(result.set_aside), f"{name}-set-aside", "Missing; the next run tries these again")
+        create_table_artifact(list(result.set_aside), of("set-aside"), "Missing; the next run tries these again")
 
 
 @task(name="verify and publish", cache_policy=NO_CACHE, persist_result=False)
 def verify_and_publish(work: Any, keep_samples: bool) -> Published:
     """Check the new version from the outside, its shards on Dask, and make it visible. Raises BrokenArtefact."""
-    plan, open_once, patience = work
-    return publish(plan, keep_samples, lambda *checks: run_units(open_once(), *checks, patience=patience))
+    plan, open_once, patience, watch = work
+
+    def deal(*checks: Any) -> Iterator[Outcome]:
+        return run_units(open_once(), *checks, patience=patience)
+
+    return publish(plan, keep_samples, counted(deal, "check", all_of(watch.show, progress(plan.recipe.name))))
 
 
 @flow(
@@ -262,19 +240,20 @@ def build(
     plan = prepare(recipe, root=root, sources=sources, survey_dirs=folders, cells=cells, cone=cone, cache=cache)
     name, journal = plan.recipe.name, Journal()
     with ExitStack() as stack:
+        stack.enter_context(run_log())
         writers = writers_folder(name)
         stack.enter_context(one_at_a_time(f"{name} in {plan.root.url}", lambda: writer(plan.root, writers) is not None))
         still_ours = stack.enter_context(writing_alone(plan.root, writers, f"the recipe {name!r}"))
         claim_root(plan, replace)
         watch = stack.enter_context(watching(name, journal, quiet=quiet, metrics=metrics))
-        open_once = lru_cache(lambda: _open(stack, cluster, plan))
+        open_once = lru_cache(lambda: stack.enter_context(linked_client(cluster, name)))
         patience = patience_at(cluster, patience_s)
         stages: tuple[Tally, ...] = ()
         for stage in STAGES:
             still_ours()
             stages += (run_stage(stage, plan, open_once, batch_units, patience, watch),)
         still_ours()
-        published = verify_and_publish(quote((plan, open_once, patience)), keep_samples)
+        published = verify_and_publish(quote((plan, open_once, patience, watch)), keep_samples)
         seconds = round(time.monotonic() - start, 2)
         page = write_run_page(plan.root, name, published, journal.table(), stages, seconds)
     result = BuildResult(**asdict(published), recipe=name, page=page, stages=stages, seconds=seconds)

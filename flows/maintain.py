@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Literal
 
 from platformdirs import user_cache_dir
-from prefect import flow
+from prefect import State, flow
 from prefect.artifacts import create_table_artifact
-from prefect.logging import get_run_logger
+from prefect.states import Completed
 
+from flows.artifacts import progress
 from flows.parameters import Text
+from flows.run_log import run_log
 from mmu_pipeline.errors import BrokenArtefact
+from mmu_pipeline.progress import Tally
 from mmu_pipeline.shards.opened import reading_version, set_folder
 from mmu_pipeline.stages.clean import CleanPolicy, Found, clean_cache, clean_root
 from mmu_pipeline.stages.verify import VALUES_COMPARED, Verification
@@ -22,22 +25,24 @@ from mmu_pipeline.tables import size
 
 
 @flow(name="verify", flow_run_name="verify {shards}", persist_result=False)
-def verify(shards: Text, values: Literal["sampled", "all"] = "sampled") -> Verification:
+def verify(shards: Text, values: Literal["sampled", "all"] = "sampled") -> Verification | State[Verification]:
     """Check a published set from the outside: every byte, offset, digest, name, type and split. Raises BrokenArtefact.
 
     Args:
         shards: Folder or URL of a version, or of a recipe: then the latest one.
         values: Compare the index with the JSON of about 200 samples, or of all of them.
     """
-    version = set_folder(shards)
-    with reading_version(version):
-        found = check(version.url, values=None if values == "all" else VALUES_COMPARED)
+    version, report = set_folder(shards), progress("verify")
+    with run_log(), reading_version(version):
+        found = check(
+            version.url, lambda done, of: report(Tally("shards", of, done)), None if values == "all" else VALUES_COMPARED
+        )
     if found.problems:
         create_table_artifact([{"problem": problem} for problem in found.problems], "verify-problems", found.url)
         raise BrokenArtefact(f"{len(found.problems)} problems", folder=found.url, first=found.problems[0],
                              hint="build or re-shard it again; the artifact verify-problems lists them")  # fmt: skip
-    get_run_logger().info("%s samples in %s shards: all is as the manifest of %s says", found.samples, found.shards, found.url)
-    return found
+    said = f"{found.samples:,} samples in {found.shards:,} shards: all is as the manifest of {found.url} says"
+    return Completed(message=said, data=found)
 
 
 @flow(name="clean", flow_run_name="clean {root}", persist_result=False)
@@ -47,7 +52,7 @@ def clean(
     recipes: list[str] | None = None,
     cache: str | None = None,
     dry_run: bool = True,
-) -> list[Found]:
+) -> list[Found] | State[list[Found]]:
     """Remove versions, broken-off work, kept samples and cached downloads that are too old by a policy.
 
     Never the version that LATEST names, one that is being read, or anything of a recipe that is being written. The cache is that
@@ -60,11 +65,11 @@ def clean(
         cache: The folder of cached downloads. None: the usual cache folder.
         dry_run: Say what would be removed, and remove nothing.
     """
-    found = clean_root(Root(root), policy, recipes, dry_run)
-    found += clean_cache(Path(cache or user_cache_dir("mmu_pipeline")), policy, dry_run)
+    with run_log():
+        found = clean_root(Root(root), policy, recipes, dry_run)
+        found += clean_cache(Path(cache or user_cache_dir("mmu_pipeline")), policy, dry_run)
     gone = [item for item in found if not item.kept]
     said = f"{'would remove' if dry_run else 'removed'} {len(gone)} of {len(found)}: {size(sum(item.nbytes for item in gone))}"
-    get_run_logger().info(said)
     if found:
         create_table_artifact([asdict(item) for item in found], "clean", said)
-    return found
+    return Completed(message=said, data=found)

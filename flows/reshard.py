@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from dataclasses import replace as with_changes
 from typing import Any
 
-from prefect import flow, task
+from prefect import State, flow, task
+from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed
 from prefect.utilities.annotations import quote
 
+from flows.artifacts import key, linked_client, progress
 from flows.one_at_a_time import one_at_a_time
 from flows.parameters import ClusterName, Seconds, Text, Urls
-from mmu_pipeline.client import open_client, patience_at
+from flows.run_log import run_log
+from mmu_pipeline.client import patience_at
 from mmu_pipeline.cluster import ClusterLost, run_units
 from mmu_pipeline.leases import writer, writing_alone
-from mmu_pipeline.progress import Tally, shown
+from mmu_pipeline.log import log_stage
+from mmu_pipeline.progress import Tally, counted, shown
 from mmu_pipeline.shards.opened import reading_version
 from mmu_pipeline.shards.reshape import ReshardRule
+from mmu_pipeline.stages.build import Outcome
 from mmu_pipeline.stages.publish import Published
 from mmu_pipeline.stages.reshard import Reshard, prepare_reshard, publish_reshard, run_unit, units
 from mmu_pipeline.storage import WRITERS
+from mmu_pipeline.tables import size
+from mmu_pipeline.watch import all_of
 
 
 @dataclass(frozen=True)
@@ -44,28 +53,32 @@ class ReshardResult:
       retry_condition_fn=lambda task, run, state: isinstance(state.result(raise_on_failure=False), ClusterLost))  # fmt: skip
 def copy_shards(work: Any) -> Tally:
     """Plan the shards and copy them on Dask. What was planned or copied before is not done again."""
-    job, cluster, patience, quiet = work
+    job, cluster, patience, show = work
     start = time.monotonic()
     todo = units(job)
     tally = Tally("reshard", len(todo))
     if not todo:
         return tally
-    with shown(quiet) as show, open_client(cluster) as client:
+    with linked_client(cluster, job.name) as client:
         show(tally)
         for outcome in run_units(client, run_unit, job, todo, patience=patience):  # type: ignore[arg-type]
             tally = tally.plus(outcome)
             show(tally)
-    return with_changes(tally, seconds=round(time.monotonic() - start, 3))
+    tally = with_changes(tally, seconds=round(time.monotonic() - start, 3))
+    log_stage(job.name, tally)
+    return tally
 
 
 @task(name="verify and publish", cache_policy=NO_CACHE, persist_result=False)
 def verify_and_publish(work: Any) -> Published:
     """Check the new version from the outside, its shards on Dask, and make it visible. Raises BrokenArtefact."""
-    job, cluster, patience = work
+    job, cluster, patience, show = work
     with ExitStack() as stack:
-        return publish_reshard(
-            job, lambda *checks: run_units(stack.enter_context(open_client(cluster)), *checks, patience=patience)
-        )
+
+        def deal(*checks: Any) -> Iterator[Outcome]:
+            return run_units(stack.enter_context(linked_client(cluster, job.name)), *checks, patience=patience)
+
+        return publish_reshard(job, counted(deal, "check", show))
 
 
 @flow(name="reshard", flow_run_name="reshard to {out}", persist_result=False)
@@ -76,11 +89,11 @@ def reshard(
     cluster: ClusterName = "local",
     patience_s: Seconds = 3600.0,
     quiet: bool = False,
-) -> ReshardResult:
+) -> ReshardResult | State[ReshardResult]:
     """Make a new version in the folder `out` from the sets at some URLs. A new run goes on where one was broken off.
 
-    Raises BadInput for what the user must correct, also while another run writes there; BrokenArtefact if an input or the new
-    set is not as its index says.
+    Where this version is there already it ends at once, under the name `Nothing new`. Raises BadInput for what the user must
+    correct, also while another run writes there; BrokenArtefact if an input or the new set is not as its index says.
 
     Args:
         inputs: URLs of sets: of one version each, or of a recipe, then its latest. Several become one.
@@ -93,12 +106,19 @@ def reshard(
     start = time.monotonic()
     job: Reshard = prepare_reshard(inputs, out, rule)
     with ExitStack() as stack:
+        stack.enter_context(run_log())
         stack.enter_context(one_at_a_time(job.out.url, lambda: writer(job.out, WRITERS) is not None))
         still_ours = stack.enter_context(writing_alone(job.out, WRITERS, "versions of this set"))
         for parent in job.parents:
             stack.enter_context(reading_version(parent.folder))
-        patience = patience_at(cluster, patience_s)
-        tally = copy_shards(quote((job, cluster, patience, quiet)))
+        show = all_of(stack.enter_context(shown(quiet)), progress(job.name))
+        work = quote((job, cluster, patience_at(cluster, patience_s), show))
+        tally = copy_shards(work)
         still_ours()
-        published = verify_and_publish(quote((job, cluster, patience)))
-    return ReshardResult(**asdict(published), shards=tally, seconds=round(time.monotonic() - start, 2))
+        published = verify_and_publish(work)
+    result = ReshardResult(**asdict(published), shards=tally, seconds=round(time.monotonic() - start, 2))
+    if result.reused:
+        return Completed(name="Nothing new", message=f"version {result.version} is there: {result.url}", data=result)
+    row = {"shards": tally.units, "samples": result.samples, "bytes": size(tally.bytes), "seconds": round(result.seconds, 1)}
+    create_table_artifact([row], key(job.name, "resharded"), f"Version {result.version}: {result.url}")
+    return result

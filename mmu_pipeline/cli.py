@@ -68,7 +68,8 @@ Metrics = Annotated[
     str | None, typer.Option(metavar="HOST:PORT", help="Serve Prometheus metrics while it runs; a port alone is of loopback.")
 ]
 Log = Annotated[
-    LogStyle | None, typer.Option(help="Log to stderr, a record per stage and set-aside unit; with --debug per unit.")
+    LogStyle | None,
+    typer.Option(envvar="MMU_LOG", help="Log to stderr, a record per stage and set-aside unit; with --debug per unit."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
@@ -191,6 +192,7 @@ def build(
     asked = _asked(recipe, root, source, survey_dir, cells, cone, cache)
     if log is not None:
         log_to_stderr(log.value, logging.DEBUG if debug else logging.INFO)
+        os.environ["MMU_LOG"] = log.value  # for workers that this process starts
     claim_root(_prepared(asked), replace)  # what is wrong with it is said before the orchestration starts
     result = _flow(debug)(**asked, cluster=cluster, replace=replace, metrics=metrics, quiet=quiet or log is not None)
     _give(as_json, asdict(result), tables.published_lines(result, result.seconds, result.page))

@@ -1,19 +1,27 @@
-"""What happens in a run -> log records that carry recipe, survey, cell and stage: text for people, JSON lines for machines."""
+"""What a run has to say -> log records that name recipe, stage, survey and cell: text for people, JSON lines for machines."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
 
 from pythonjsonlogger.json import JsonFormatter
 
-from mmu_pipeline.progress import Tally
-from mmu_pipeline.stages.build import Outcome
+from mmu_pipeline.settings import settings
+
+if TYPE_CHECKING:
+    from mmu_pipeline.progress import Tally
+    from mmu_pipeline.stages.build import Outcome, Unit
 
 LOGGER = logging.getLogger("mmu_pipeline")
 TEXT = "%(asctime)s %(levelname)-7s %(message)s"
 FIELDS = {"asctime": "time", "levelname": "level"}
+_ABOUT: ContextVar[dict[str, Any]] = ContextVar("about", default={})  # noqa: B039  never changed in place
+"""What the work of this thread is about."""
 
 
 def log_to_stderr(style: Literal["text", "json"], level: int = logging.INFO) -> None:
@@ -21,9 +29,38 @@ def log_to_stderr(style: Literal["text", "json"], level: int = logging.INFO) -> 
     handler = logging.StreamHandler()
     json_lines = JsonFormatter("%(asctime)s %(levelname)s %(name)s %(message)s", rename_fields=FIELDS)
     handler.setFormatter(json_lines if style == "json" else logging.Formatter(TEXT))
+    handler.addFilter(_add_context)
     LOGGER.handlers[:] = [handler]
     LOGGER.propagate = False
     LOGGER.setLevel(level)
+
+
+@cache
+def log_if_asked() -> None:
+    """Log to stderr as MMU_LOG says, unless this process does so already. Raises BadInput for another word."""
+    style = settings().log
+    if style and not any(isinstance(handler, logging.StreamHandler) for handler in LOGGER.handlers):
+        log_to_stderr(style)
+
+
+@contextmanager
+def logged(recipe: str, unit: Unit) -> Iterator[None]:
+    """Let what is logged within the block, by whatever module, say which unit it is about."""
+    log_if_asked()
+    before = _ABOUT.set(_facts(recipe, unit))
+    try:
+        yield
+    finally:
+        _ABOUT.reset(before)
+
+
+def _add_context(record: logging.LogRecord) -> bool:
+    record.__dict__.update({name: value for name, value in _ABOUT.get().items() if name not in record.__dict__})
+    return True
+
+
+def _facts(recipe: str, unit: Unit) -> dict[str, Any]:
+    return {"recipe": recipe, "stage": unit.stage, "unit": unit.name, "survey": _survey(unit.stage, unit.name), "cell": unit.cell}
 
 
 def outcomes_logged(recipe: str) -> Callable[[Outcome], None]:
@@ -32,8 +69,7 @@ def outcomes_logged(recipe: str) -> Callable[[Outcome], None]:
     def note(outcome: Outcome) -> None:
         unit, receipt = outcome.unit, outcome.receipt
         aside = outcome.status == "set_aside" or receipt.status != "done"
-        facts: dict[str, Any] = {
-            "recipe": recipe, "stage": unit.stage, "unit": unit.name, "survey": _survey(unit.stage, unit.name), "cell": unit.cell,
+        facts = _facts(recipe, unit) | {
             "status": outcome.status, "rows": receipt.rows_out, "seconds": receipt.seconds, "worker": receipt.worker,
             "attempts": outcome.attempts, "reason": receipt.reason or None,
         }  # fmt: skip

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from mmu_pipeline.stages.build import Outcome
+from mmu_pipeline.stages.build import Deal, Outcome, Unit
 from mmu_pipeline.tables import size
 
 LINE_EVERY_S = 10.0
@@ -54,7 +55,9 @@ class Tally:
 
 def sentence(tally: Tally) -> str:
     """One line about a stage: `match    120/3072 units, 1,204,331 rows, 310 MB, 2 set aside`."""
-    parts = [f"{tally.stage:<8} {tally.finished}/{tally.units} units", f"{tally.rows:,} rows", size(tally.bytes)]
+    parts = [f"{tally.stage:<8} {tally.finished}/{tally.units} units"]
+    if tally.rows:
+        parts += [f"{tally.rows:,} rows", size(tally.bytes)]
     if tally.reused:
         parts.append(f"{tally.reused} reused")
     if tally.running:
@@ -62,6 +65,20 @@ def sentence(tally: Tally) -> str:
     if tally.set_aside:
         parts.append(f"{tally.set_aside} set aside")
     return ", ".join(parts)
+
+
+def counted(deal: Deal, stage: str, show: Callable[[Tally], None]) -> Deal:
+    """`deal`, which shows the tally of a stage as its outcomes come."""
+
+    def counting(run: Callable[[Unit, Any], Outcome], job: Any, units: Sequence[Unit]) -> Iterator[Outcome]:
+        tally = Tally(stage, len(units))
+        show(tally)
+        for outcome in deal(run, job, units):
+            tally = tally.plus(outcome)
+            show(tally)
+            yield outcome
+
+    return counting
 
 
 @contextmanager
@@ -93,12 +110,14 @@ def _plain() -> Callable[[Tally], None]:
 class _Facts(ProgressColumn):
     def render(self, task: Task) -> Text:
         tally: Tally = task.fields["tally"]
-        text = Text(f"{tally.finished}/{tally.units}  {tally.rows:,} rows  {size(tally.bytes)}")
+        text = Text(f"{tally.finished}/{tally.units}")
+        if tally.rows:
+            text.append(f"  {tally.rows:,} rows  {size(tally.bytes)}")
         if tally.reused:
             text.append(f"  {tally.reused} reused", "dim")
         if tally.running:
             text.append(f"  {tally.running} running", "cyan")
-        if (task.speed or 0) and not task.finished:
+        if (task.speed or 0) and tally.rows and not task.finished:
             text.append(f"  {_rate(task.fields['first'], tally, task.elapsed or 0.0)}", "dim")
         if tally.set_aside:
             text.append(f"  {tally.set_aside} set aside", "yellow")

@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any
 
 import numpy as np
@@ -155,8 +156,9 @@ class RangedFile(io.RawIOBase):
             if len(parts) < 2:
                 found = [self._fetch(*part) for part in parts]
             else:
+                contexts = [copy_context() for _ in parts]  # the threads log what they do as this one would
                 with ThreadPoolExecutor(min(self.at_once, len(parts))) as pool:
-                    found = list(pool.map(lambda part: self._fetch(*part), parts))
+                    found = list(pool.map(lambda context, part: context.run(self._fetch, *part), contexts, parts))
         except Exception as error:
             self.failure = error
             raise

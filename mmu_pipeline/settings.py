@@ -68,6 +68,8 @@ class Settings(BaseModel):
     """What one compressed text file may become when it is unpacked, a block at a time."""
     most_array_bytes: ByteSize = Field(default=ByteSize(8 * 1024**3), ge=LEAST_ARRAY_BYTES)
     """What may be held at once of a source file: a dataset or a chunk of it, a table, an image; checked before it is read."""
+    log: Literal["text", "json"] | None = None
+    """Log to stderr, of the processes that start runs and of their workers."""
 
 
 def settings() -> Settings:

@@ -30,10 +30,12 @@ class Watch:
 def watching(recipe: str, journal: Journal, *, quiet: bool = False, metrics: str | None = None) -> Iterator[Watch]:
     """Open all views of one run; `metrics` is the address of its metrics, None for none. Raises BadInput as `served` does."""
     with shown(quiet) as bars, served(recipe, metrics) as (count, gauge):
-        yield Watch(_all(journal.add, outcomes_logged(recipe), count), _all(bars, gauge))
+        yield Watch(all_of(journal.add, outcomes_logged(recipe), count), all_of(bars, gauge))
 
 
-def _all(*calls: Callable[[Told], None]) -> Callable[[Told], None]:
+def all_of(*calls: Callable[[Told], None]) -> Callable[[Told], None]:
+    """A function that calls several, one after the other."""
+
     def tell(what: Told) -> None:
         for call in calls:
             call(what)

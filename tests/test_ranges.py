@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,19 @@ def test_a_ranged_file_reads_as_a_file_whatever_is_announced(data: st.DataObject
         file.seek(start)
         assert file.read(length) == content[start : start + length]
         assert file.tell() == max(start, min(start + length, len(content)))
+
+
+def test_requests_side_by_side_know_what_they_are_made_for() -> None:
+    """So that what is logged in their threads, a retry for example, names the unit."""
+    about, seen = ContextVar("about", default=""), []
+
+    def fetch(start: int, stop: int) -> bytes:
+        seen.append(about.get())
+        return bytes(stop - start)
+
+    about.set("hsc/1104")
+    RangedFile("x", 9 * BLOCK, fetch).announce(np.array([[0, 10], [4 * BLOCK, 5 * BLOCK], [8 * BLOCK, 9 * BLOCK]]))
+    assert seen == ["hsc/1104"] * 3
 
 
 # Generated files

@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mmu_pipeline.errors import BadInput
 from mmu_pipeline.journal import ROWS_OF_A_BATCH, Journal
-from mmu_pipeline.log import LOGGER, log_stage, log_to_stderr
+from mmu_pipeline.log import LOGGER, log_stage, log_to_stderr, logged
 from mmu_pipeline.progress import Tally
 from mmu_pipeline.report.run import STATES, busy_share, worst_states, write_run_page
 from mmu_pipeline.stages.build import Outcome, Unit
@@ -111,6 +111,16 @@ def test_json_log_names_recipe_survey_cell_and_stage(stderr_log: io.StringIO) ->
     assert {key: aside[key] for key in wanted} == wanted
     assert aside["reason"] == "truncated <file>"
     assert (lines[8]["units"], lines[8]["set_aside"], lines[8]["seconds"]) == (8, 1, 7.0)
+
+
+def test_whatever_is_logged_in_a_unit_says_which_it_is(stderr_log: io.StringIO) -> None:
+    with logged("pair", Unit("scan", "hsc/1104", 1104)):
+        logging.getLogger("mmu_pipeline.remote").warning("tried again")
+    logging.getLogger("mmu_pipeline.remote").warning("of no unit")
+    inside, after = (json.loads(line) for line in stderr_log.getvalue().splitlines())
+    wanted = {"recipe": "pair", "stage": "scan", "survey": "hsc", "cell": 1104, "unit": "hsc/1104", "message": "tried again"}
+    assert {key: inside[key] for key in wanted} == wanted
+    assert "unit" not in after
 
 
 def test_journal_keeps_every_unit_in_little_memory() -> None:

@@ -16,6 +16,7 @@ import healpy as hp
 import numpy as np
 
 from mmu_pipeline.errors import BadInput, PipelineError
+from mmu_pipeline.log import logged
 from mmu_pipeline.sky import CELL_ORDER
 from mmu_pipeline.stages import keys, margins, match, objects, samples, scan, shards
 from mmu_pipeline.stages.build import Build, Outcome, SourceFile, Unit
@@ -51,7 +52,8 @@ def run_unit(unit: Unit, build: Build) -> Outcome:
         return Outcome(unit, "reused", known)
     started, start = time.time(), time.monotonic()
     try:
-        receipt = STAGE_FUNCTIONS[unit.stage](unit, build)
+        with logged(build.recipe.name, unit):
+            receipt = STAGE_FUNCTIONS[unit.stage](unit, build)
     except BadInput:
         raise
     except PipelineError as error:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from mmu_pipeline.catalog import ShardRule, SplitRule
 from mmu_pipeline.errors import BadInput, BrokenArtefact
 from mmu_pipeline.expressions import parse_where
+from mmu_pipeline.log import logged
 from mmu_pipeline.shards.copy import Rows, copies, make_shard
 from mmu_pipeline.shards.index import piece_sizes, repeated_keys, shard_index_path
 from mmu_pipeline.shards.inherit import inherited
@@ -155,7 +156,8 @@ def run_unit(unit: Unit, job: Reshard) -> Outcome:
         return Outcome(unit, "reused", known)
     fs, paths = shard_places(job.parents)
     wanted = job.root.read_table(f"ranges/{unit.name}.parquet")
-    made = make_shard(job.root, SET, unit.name, fs, paths, wanted, job.rows, job.shards.sha256)
+    with logged(job.name, unit):
+        made = make_shard(job.root, SET, unit.name, fs, paths, wanted, job.rows, job.shards.sha256)
     outputs = [f"{SET}/{path}" for path in (unit.name, shard_index_path(unit.name))]
     receipt = Receipt(
         stage=unit.stage, unit=unit.name, fingerprint=unit.fingerprint, rows_in=len(wanted), rows_out=len(wanted),
