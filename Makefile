@@ -52,7 +52,9 @@ test: setup
 	$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
 test-long: setup $(S3)/ready
-	@$(MAKE) --no-print-directory servers || echo "PostgreSQL and memcached cannot be installed: the test of make cluster is skipped"
+	@$(MAKE) --no-print-directory servers || echo "PostgreSQL and memcached cannot be installed: the tests of make cluster are skipped"
+	@ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || { apt-get update -qq && apt-get install -qq -y libfaketime; } \
+	  || echo "libfaketime cannot be installed: the test of clocks that disagree is skipped"
 	$(BIN)/python -m pytest -m long -o faulthandler_timeout=1500 $(PYTEST_ARGS)
 
 check: lint types
