@@ -10,7 +10,6 @@ each stage are of many sizes. Their times are fitted together, as the units of e
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +25,7 @@ from rich.table import Table
 from bench.builds import RECIPE, write_sources
 from bench.skies import matched_build, two_skies
 from mmu_pipeline.journal import Journal
-from mmu_pipeline.shards.opened import read_manifest
-from mmu_pipeline.stages.build import STAGES, Build, Deal, Outcome, Unit
+from mmu_pipeline.stages.build import STAGES, Build, Deal, Outcome, Unit, in_turn
 from mmu_pipeline.stages.pipeline import finish_stage, run_unit, units_of
 from mmu_pipeline.stages.prepare import prepare
 from mmu_pipeline.stages.publish import publish
@@ -56,13 +54,8 @@ def timed(journal: Journal) -> Deal:
     """Checks of single shards one after the other, each noted."""
 
     def deal(run: Callable[[Unit, Any], Outcome], job: Any, units: Sequence[Unit]) -> Iterator[Outcome]:
-        splits = read_manifest(job.folder)["splits"].values()
-        samples = {shard["name"]: shard["samples"] for split in splits for shard in split["shards"]}
-        for unit in units:
-            start = time.perf_counter()
-            outcome = run(unit, job)
-            seconds = time.perf_counter() - start
-            journal.add(replace(outcome, receipt=replace(outcome.receipt, seconds=seconds, rows_in=samples[unit.name])))
+        for outcome in in_turn(run, job, units):
+            journal.add(outcome)
             yield outcome
 
     return deal

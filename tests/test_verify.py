@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from mmu_pipeline.errors import BadInput
 from mmu_pipeline.shards.check_shard import shard_problems
 from mmu_pipeline.shards.index import INDEX_PATH
+from mmu_pipeline.shards.manifest import shards_in
 from mmu_pipeline.shards.samples import Sample
 from mmu_pipeline.shards.tar import write_samples
+from mmu_pipeline.stages.build import in_turn
 from mmu_pipeline.stages.verify import verify
 from mmu_pipeline.storage import Root
 from tests.small_set import RECIPE, VERSION, SmallSet, make_small_set
@@ -69,13 +71,22 @@ def replaced(table: pa.Table, column: str, row: int, value: object) -> pa.Table:
 
 
 def test_a_good_set_has_no_problems(folder):
-    steps = []
-    found = verify(str(folder), lambda done, total: steps.append((done, total)))
+    checked, steps = [], []
+
+    def deal(run, job, units):
+        for outcome in in_turn(run, job, units):
+            checked.append(outcome)
+            yield outcome
+
+    found = verify(str(folder), lambda done, total: steps.append((done, total)), deal=deal)
     assert found.ok
     assert found.problems == ()
     assert (found.version, found.samples, found.shards) == (VERSION, 190, 5)
     assert found.nbytes == sum(path.stat().st_size for path in folder.glob("*.tar"))
     assert steps == [(number, 5) for number in range(1, 6)]
+    assert sum(outcome.receipt.rows_out for outcome in checked) == 190
+    assert sum(sum(outcome.receipt.outputs.values()) for outcome in checked) == found.nbytes
+    assert all(outcome.receipt.started and outcome.receipt.worker for outcome in checked)
 
 
 def test_the_folder_of_a_recipe_means_its_latest_version(folder):
@@ -117,7 +128,8 @@ def test_any_flipped_bit_is_found(original, tmp_path_factory, place, bit):
     content[int(place * len(content))] ^= 1 << bit
     (folder / name).write_bytes(content)
     rows = pq.read_table(original.path / INDEX_PATH, filters=[("shard", "=", name)])
-    found = list(shard_problems(Root(str(folder)), name, original.manifest, rows))
+    said = next(shard for shard in shards_in(original.manifest) if shard["name"] == name)
+    found = list(shard_problems(Root(str(folder)), said, original.manifest, rows))
     assert len(found) >= 2
     assert all(problem.startswith(f"{name}: ") for problem in found)
 
@@ -340,7 +352,7 @@ def faulty(original: SmallSet, folder: Path, change: Callable[[Sample], Sample])
     content = (folder / "test-000000.tar").read_bytes()
     manifest = json.loads(json.dumps(original.manifest))
     manifest["splits"]["test"]["shards"][0] |= {"nbytes": len(content), "digest": xxhash.xxh3_128_hexdigest(content)}
-    return list(shard_problems(Root(str(folder)), "test-000000.tar", manifest, rows))
+    return list(shard_problems(Root(str(folder)), manifest["splits"]["test"]["shards"][0], manifest, rows))
 
 
 def with_array(name: str, array: np.ndarray) -> Callable[[Sample], Sample]:

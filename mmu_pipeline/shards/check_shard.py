@@ -33,14 +33,14 @@ JSON_TYPES: Mapping[str, frozenset[type]] = {
 """First letter of a scalar's type -> what JSON may give for it."""
 
 
-def shard_problems(root: Root, name: str, manifest: Mapping[str, Any], rows: pa.Table | None) -> Iterator[str]:
-    """What is wrong with the shard `name` of the set at `root`.
+def shard_problems(root: Root, said: Mapping[str, Any], manifest: Mapping[str, Any], rows: pa.Table | None) -> Iterator[str]:
+    """What is wrong with the shard of the set at `root` of which the manifest says `said`.
 
     `rows` are its rows of the index, in any order, with ROW_COLUMNS; None if the index cannot be read. A remote shard is
     fetched to a temporary file first.
     """
-    shards = {shard["name"]: shard for shard in shards_in(manifest)}
-    size, said = root.size(name), shards[name]
+    name = said["name"]
+    size = root.size(name)
     if size is None:
         yield f"{name}: is missing"
         return
@@ -51,7 +51,7 @@ def shard_problems(root: Root, name: str, manifest: Mapping[str, Any], rows: pa.
     with _mapped(root, name) as tar:
         digest = xxhash.xxh3_128_hexdigest(tar)
         if digest != said["digest"]:
-            owner = next((other for other, shard in shards.items() if shard["digest"] == digest), None)
+            owner = next((shard["name"] for shard in shards_in(manifest) if shard["digest"] == digest), None)
             yield f"{name}: holds the content of {owner}" if owner else f"{name}: its digest is not that of the manifest"
         if "sha256" in said and hashlib.sha256(tar).hexdigest() != said["sha256"]:
             yield f"{name}: its SHA-256 is not that of the manifest"

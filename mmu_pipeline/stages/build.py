@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from mmu_pipeline.catalog import Recipe, Survey
@@ -90,6 +94,14 @@ class Outcome:
     status: Literal["done", "reused", "set_aside"]
     receipt: Receipt
     attempts: int = 1
+
+
+def clocked(work: Callable[[], Receipt]) -> Receipt:
+    """What a unit's work gives, with the time that it began, the seconds that it took and the worker: host/process/thread."""
+    started, start = time.time(), time.monotonic()
+    receipt = work()
+    worker = f"{socket.gethostname()}/{os.getpid()}/{threading.get_native_id()}"
+    return replace(receipt, started=round(started, 3), seconds=round(time.monotonic() - start, 4), worker=worker)
 
 
 Deal = Callable[[Callable[[Unit, Any], Outcome], Any, Sequence[Unit]], Iterable[Outcome]]

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
-import socket
-import threading
-import time
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +15,7 @@ from mmu_pipeline.errors import BadInput, PipelineError
 from mmu_pipeline.log import logged
 from mmu_pipeline.sky import CELL_ORDER
 from mmu_pipeline.stages import keys, margins, match, objects, samples, scan, shards
-from mmu_pipeline.stages.build import Build, Outcome, SourceFile, Unit
+from mmu_pipeline.stages.build import Build, Outcome, SourceFile, Unit, clocked
 from mmu_pipeline.stages.download import companion_versions, list_files, read_text_beside
 from mmu_pipeline.stages.listing import write_listing
 from mmu_pipeline.stages.match_units import key_units, match_units, sample_units
@@ -50,28 +46,25 @@ def run_unit(unit: Unit, build: Build) -> Outcome:
     known = valid_receipt(build.root, unit.stage, unit.name, unit.fingerprint)
     if known is not None:
         return Outcome(unit, "reused", known)
-    started, start = time.time(), time.monotonic()
+    receipt = write_receipt(build.root, clocked(lambda: _work(unit, build)))
+    return Outcome(unit, "set_aside" if receipt.status == "set_aside" else "done", receipt)
+
+
+def _work(unit: Unit, build: Build) -> Receipt:
     try:
         with logged(build.recipe.name, unit):
-            receipt = STAGE_FUNCTIONS[unit.stage](unit, build)
+            return STAGE_FUNCTIONS[unit.stage](unit, build)
     except BadInput:
         raise
     except PipelineError as error:
-        receipt = _set_aside(unit, str(error))
+        return _set_aside(unit, str(error))
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise PipelineError("the disk is full", unit=f"{unit.stage} {unit.name}", root=build.root.url,
                                 hint="make room and run again: what is finished is kept") from error  # fmt: skip
-        receipt = _set_aside(unit, _unexpected(error))
+        return _set_aside(unit, _unexpected(error))
     except Exception as error:  # a unit's odd data must not end a run of thousands: it is set aside, with the place in the code
-        receipt = _set_aside(unit, _unexpected(error))
-    seconds = round(time.monotonic() - start, 4)
-    receipt = write_receipt(build.root, replace(receipt, started=round(started, 3), seconds=seconds, worker=_this_worker()))
-    return Outcome(unit, "set_aside" if receipt.status == "set_aside" else "done", receipt)
-
-
-def _this_worker() -> str:
-    return f"{socket.gethostname()}/{os.getpid()}/{threading.get_native_id()}"
+        return _set_aside(unit, _unexpected(error))
 
 
 def _set_aside(unit: Unit, reason: str) -> Receipt:

@@ -19,7 +19,7 @@ from mmu_pipeline.shards.manifest import MANIFEST_PATH, shards_in
 from mmu_pipeline.shards.opened import LATEST, locate, read_manifest
 from mmu_pipeline.shards.rows import place_sum, shard_rows
 from mmu_pipeline.shards.side_files import side_files
-from mmu_pipeline.stages.build import Deal, Outcome, Unit, in_turn
+from mmu_pipeline.stages.build import Deal, Outcome, Unit, clocked, in_turn
 from mmu_pipeline.storage import Receipt, Root
 
 VALUES_COMPARED = 200
@@ -65,7 +65,8 @@ def verify(
 
     `progress` is called with the number of shards checked and of all. The scalars of the index are compared with the JSON of
     about `values` samples, None: of all. `deal` runs the checks of single shards, of which one at a time is mapped by each
-    worker; `receipts` is the root for its records. Raises BadInput if there is no set, or one of another format.
+    worker; `receipts` is the root for its records, which never lie beside the set. Raises BadInput if there is no set, or one
+    of another format.
     """
     root = locate(url)
     manifest = read_manifest(root)
@@ -74,9 +75,9 @@ def verify(
     of_index = _shown(index_problems(root, manifest, places))
     problems = [*_folder_problems(root, manifest, [shard["name"] for shard in shards]), *_parent_problems(manifest), *of_index]
     problems += catalog_problems(root, manifest)
-    units = [Unit("check", shard["name"], None, shard["nbytes"], (), manifest["version"]) for shard in shards]
+    units = [Unit("check", shard["name"], None, shard["nbytes"], (shard,), manifest["version"]) for shard in shards]
     found: dict[str, list[str]] = {}
-    for number, outcome in enumerate(deal(check_unit, Check(receipts or root, root), units), 1):
+    for number, outcome in enumerate(deal(check_unit, Check(receipts or Root("memory://checks"), root), units), 1):
         name, facts = outcome.unit.name, outcome.receipt.facts
         found[name] = list(facts["problems"]) if facts else [f"{name}: could not be checked: {outcome.receipt.reason}"]
         if places and facts and facts["places"] not in (None, places.get(name, 0)):
@@ -94,12 +95,19 @@ def verify(
 def check_unit(unit: Unit, job: Check) -> Outcome:
     """What is wrong with one shard and what lies beside it, so that shards can be checked in many places at a time.
 
-    The facts of the outcome are `problems`, and `places`: a sum over its rows that those of the set's index must give too.
+    The input of the unit is what the manifest says of the shard. The facts of the outcome are `problems`, and `places`: a sum
+    over its rows that those of the set's index must give too.
     """
     manifest = _manifest(job.folder, unit.fingerprint, str(job.folder.fs.ukey(job.folder.path(MANIFEST_PATH))))
-    problems, places = verify_shard(job.folder, unit.name, manifest)
+    return Outcome(unit, "done", clocked(lambda: _checked(unit, job, manifest)))
+
+
+def _checked(unit: Unit, job: Check, manifest: Mapping[str, Any]) -> Receipt:
+    said: Any = unit.inputs[0]
+    problems, places = verify_shard(job.folder, said, manifest)
     facts = {"problems": problems, "places": places}
-    return Outcome(unit, "done", Receipt(unit.stage, unit.name, unit.fingerprint, facts=facts))
+    outputs, samples = {unit.name: unit.weight}, said["samples"]
+    return Receipt(unit.stage, unit.name, unit.fingerprint, rows_in=samples, rows_out=samples, outputs=outputs, facts=facts)
 
 
 @lru_cache(maxsize=2)
@@ -108,11 +116,14 @@ def _manifest(folder: Root, version: str, state: str) -> dict[str, Any]:
     return read_manifest(folder)
 
 
-def verify_shard(root: Root, name: str, manifest: Mapping[str, Any]) -> tuple[list[str], int | None]:
-    """What is wrong with one shard, its rows and its indexes; and the sum of its rows, None if they cannot be read."""
-    said = next(shard for shard in shards_in(manifest) if shard["name"] == name)
+def verify_shard(root: Root, said: Mapping[str, Any], manifest: Mapping[str, Any]) -> tuple[list[str], int | None]:
+    """What is wrong with one shard, of which the manifest says `said`, with its rows and its indexes.
+
+    And the sum of its rows, None if they cannot be read.
+    """
+    name = said["name"]
     rows, wrong = shard_rows(root, name, len(manifest["members"]) + 1, said.get("rows_digest", ""))
-    problems = [*wrong, *_shown(shard_problems(root, name, manifest, rows))]
+    problems = [*wrong, *_shown(shard_problems(root, said, manifest, rows))]
     if rows is None:
         return problems, None
     return [*problems, *tar_index_problems(root, name, manifest, rows)], place_sum(rows)
