@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from mmu_pipeline.candidates import Positions, candidates
+from mmu_pipeline.scramble import scrambled
 from mmu_pipeline.sky import Bool, Float, Int, arcsec, healpix29, unit_vectors
 
 BINS = 40
@@ -36,7 +36,7 @@ class Probe:
         """Whether rows are taken, by their `_healpix_29`. Shape (n,)."""
         if not self.halvings:
             return np.ones(len(index), bool)
-        mixed = _mixed(index.astype(np.uint64) + np.uint64(self.seed * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF))
+        mixed = scrambled(index.astype(np.uint64) + np.uint64(self.seed * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF))
         return np.asarray(mixed >> np.uint64(64 - self.halvings) == 0)
 
 
@@ -122,10 +122,3 @@ def _near(
         pairs += np.histogram(separation, bounds)[0]
         matched += len(np.unique(i[separation <= radius_arcsec]))
     return pairs, matched
-
-
-def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Numbers that look random, one to one: the finaliser of splitmix64 (Steele, Lea & Flood 2014)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))

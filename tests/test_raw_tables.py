@@ -204,6 +204,17 @@ def test_sweep_rows_agree_with_astropy(real_data: Path) -> None:
         assert found["type"].to_pylist() == [str(value).strip() for value in table["TYPE"]]
 
 
+def test_a_table_that_a_spreadsheet_saved_begins_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_bytes("\ufeffid,right,up,noise\nA1,10,-5,0.5\n".encode())
+    fields = [{"name": "weight", "dtype": "float32", "from": {"csv": "noise"}, "power": {"csv": -2}, "scale": {"csv": 3}}]
+    form = {"reader": "text_table", "files": ["*.csv"], "object_id": "id", "ra": "right", "dec": "up"}
+    facts = dict.fromkeys(("title", "release", "summary", "licence", "citation"), "none")
+    survey = Survey.model_validate({"name": "saved", "modality": "table", "forms": {"csv": form}, "fields": fields, **facts})
+    (row,) = text_table.read_objects(survey, "csv", path).table.to_pylist()
+    assert row == {"object_id": "A1", "ra": 10.0, "dec": -5.0, "source_row": 0, "weight": 12.0}
+
+
 def test_a_parquet_table_keeps_whole_numbers(tmp_path: Path) -> None:
     survey, path = SURVEYS["allwise"], tmp_path / "part0.snappy.parquet"
     columns = {field.name: pa.array([None, 1, 2], pa.float64() if field.dtype == "float32" else field.arrow_type)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from mmu_pipeline.errors import BadInput, BrokenArtefact
 from mmu_pipeline.report.gallery import choose
+from mmu_pipeline.report.ink import svg
 from mmu_pipeline.report.page import Checked, build_report, pairs_of
 from mmu_pipeline.report.samples import Part, colour_image, image_field, parts_of
 from mmu_pipeline.report.shard_set import ShardSet, object_positions, open_set
@@ -49,6 +52,13 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
 @pytest.fixture(scope="module")
 def shard_set(demo: Demo) -> ShardSet:
     return open_set(demo.shards)
+
+
+def test_the_title_of_a_picture_is_text_and_nothing_else() -> None:
+    title = "</title><script>alert(1)</script> A & B \\d"
+    drawn = svg(Figure(), title)
+    assert "<script" not in drawn
+    assert unescape(drawn.split("<title>")[1].split("</title>")[0]) == title
 
 
 def test_the_code_of_the_training_page_runs_on_the_set_of_the_demo(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:

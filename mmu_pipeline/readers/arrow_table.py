@@ -104,8 +104,9 @@ def _field(field: Field, form: str, batch: pa.RecordBatch) -> pa.Array:
         if numbers:
             source = _null_where(source, pc.is_in(source, pa.array(numbers).cast(source.type)))
         refuse_markers(field, source.drop_null().to_numpy(zero_copy_only=False))
-        if form in field.scale or form in field.offset:
-            source = pc.add(pc.multiply(pc.cast(source, pa.float64()), field.scale.get(form, 1.0)), field.offset.get(form, 0.0))
+        if form in {*field.power, *field.scale, *field.offset}:
+            raised = pc.power(pc.cast(source, pa.float64()), field.power.get(form, 1.0))
+            source = pc.add(pc.multiply(raised, field.scale.get(form, 1.0)), field.offset.get(form, 0.0))
     return _cast(source, field.arrow_type, field.name)
 
 

@@ -101,5 +101,5 @@ def parse(path: Path) -> LightCurve:
         bands.append(band)
     numbers = np.array(rows, np.float64).reshape(-1, len(COLUMNS)).T
     return LightCurve(
-        dict(zip(HEADER, first, strict=True)), {**dict(zip(COLUMNS, numbers, strict=True)), BAND: np.array(bands, "U16")}
+        dict(zip(HEADER, first, strict=True)), {**dict(zip(COLUMNS, numbers, strict=True)), BAND: np.array(bands, str)}
     )

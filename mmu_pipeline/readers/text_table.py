@@ -61,7 +61,7 @@ def check_rows(survey: Survey, form: str, path: Path, rows: Int, object_ids: Seq
 def column_names(form: Form, path: Path) -> list[str]:
     """Names of the columns of a file, of its header line or as declared. Raises BrokenSource for an empty file."""
     with unpacked(path) as stream:
-        first = stream.read(FIRST_LINE).split(b"\n", 1)[0].decode("utf-8", "replace").rstrip("\r")
+        first = stream.read(FIRST_LINE).split(b"\n", 1)[0].decode("utf-8-sig", "replace").rstrip("\r")
     if not first:
         raise BrokenSource("the file is empty")
     fields = first.split(form.text.delimiter)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -64,14 +63,17 @@ def choose(shard_set: ShardSet, count: int) -> Int:
     """Rows of the index that show the set: every combination of counterparts in turn, most modalities first."""
     index = shard_set.index
     flags = [index[f"has_{name}"].to_numpy(zero_copy_only=False) for name in shard_set.survey_names[1:]]
-    groups: dict[tuple[bool, ...], list[int]] = defaultdict(list)
+    having = np.stack([np.ones(index.num_rows, bool), *flags], axis=1)
     order = np.argsort(index["digest"].to_numpy(), kind="stable")
-    for row in order:
-        groups[tuple(bool(flag[row]) for flag in flags)].append(int(row))
+    combinations, of_row = np.unique(having[order], axis=0, return_inverse=True)
+    groups = {
+        tuple(have): order[np.flatnonzero(of_row.reshape(-1) == number)[:count]].tolist()
+        for number, have in enumerate(combinations.tolist())
+    }
     kinds = [survey["modality"] for survey in shard_set.manifest["surveys"]]
 
     def fullness(have: tuple[bool, ...]) -> tuple[int, int, list[bool]]:
-        present = {kind for kind, there in zip(kinds, (True, *have), strict=True) if there}
+        present = {kind for kind, there in zip(kinds, have, strict=True) if there}
         return -len(present), -sum(have), [not there for there in have]
 
     fullest = sorted(groups, key=fullness)

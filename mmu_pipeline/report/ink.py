@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import escape
 from typing import Any
 
 import matplotlib
@@ -67,7 +68,7 @@ def svg(figure: Figure, title: str) -> str:
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r'\1 role="img"', text, count=1)
     text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px var(--sans)", text)
     text = text.replace(INK, "var(--ink)").replace(FAINT, "var(--line)")
-    return re.sub(r"(<svg[^>]*>)", rf"\1<title>{title}</title>", text, count=1)
+    return re.sub(r"(<svg[^>]*>)", lambda found: f"{found[1]}<title>{escape(title)}</title>", text, count=1)
 
 
 def png_uri(rgb: npt.NDArray[np.uint8]) -> str:

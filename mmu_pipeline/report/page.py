@@ -22,6 +22,7 @@ from mmu_pipeline.report.shard_set import ShardSet, object_positions, open_set
 from mmu_pipeline.shards.card import percent
 from mmu_pipeline.shards.licences import licence_conflict
 from mmu_pipeline.sky import CELL_ORDER, pixels_at
+from mmu_pipeline.tables import size
 
 GALLERY = 12
 
@@ -61,7 +62,7 @@ def build_report(shards: str | Path, out: str | Path, truth: Sequence[Checked] |
     environment = Environment(loader=PackageLoader("mmu_pipeline.report"), autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
     environment.filters["percent"] = percent
-    environment.filters |= {"grouped": lambda number: f"{number:,}", "size": _size}
+    environment.filters |= {"grouped": lambda number: f"{number:,}", "size": size}
     page = environment.get_template("page.html.j2").render(
         manifest=shard_set.manifest,
         url=shard_set.folder.url,
@@ -143,11 +144,3 @@ def _figure(inches: tuple[float, float], title: str, draw: Callable[[Figure], No
         figure = Figure(figsize=inches, layout="constrained")
         draw(figure)
         return Markup(svg(figure, title))  # noqa: S704  drawn here, not taken from input
-
-
-def _size(nbytes: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if nbytes < 1000:
-            return f"{nbytes:.3g} {unit}"
-        nbytes /= 1000
-    return f"{nbytes:.3g} TB"

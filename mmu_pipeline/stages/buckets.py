@@ -6,17 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmu_pipeline.catalog import Selection
 from mmu_pipeline.expressions import columns_of, select
 from mmu_pipeline.hats import Partition
+from mmu_pipeline.scramble import UInt, scrambled
 from mmu_pipeline.stages.build import Build
 from mmu_pipeline.stages.scan import object_schema
-
-Hash = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -50,17 +48,17 @@ def buckets(rows: int, most: int) -> list[Bucket]:
     return [Bucket(number, of) for number in range(of)]
 
 
-def key_hash(columns: Sequence[pa.ChunkedArray], types: Sequence[pa.DataType]) -> Hash:
+def key_hash(columns: Sequence[pa.ChunkedArray], types: Sequence[pa.DataType]) -> UInt:
     """A hash of each row's key once its columns have these types (int or string); the same on any machine. No nulls."""
     result = np.zeros(len(columns[0]), np.uint64)
     for column, type_ in zip(columns, types, strict=True):
         array = pc.cast(column, type_).combine_chunks()
         part = _text_hash(array) if pa.types.is_string(type_) else array.to_numpy().astype(np.int64).view(np.uint64)
-        result = _mixed(result * np.uint64(31) + part)
+        result = scrambled(result * np.uint64(31) + part)
     return result
 
 
-def _text_hash(array: pa.StringArray) -> Hash:
+def _text_hash(array: pa.StringArray) -> UInt:
     """Sum over the bytes of each text of (byte + 1) times a power of an odd number that tells its place, modulo 2**64."""
     _, offsets, data = array.buffers()
     bounds = np.frombuffer(offsets, np.int32)[array.offset : array.offset + len(array) + 1].astype(np.int64)
@@ -72,13 +70,6 @@ def _text_hash(array: pa.StringArray) -> Hash:
     total = np.zeros(len(text) + 1, np.uint64)
     np.cumsum((text.astype(np.uint64) + np.uint64(1)) * powers[place], out=total[1:])
     return np.asarray(total[bounds[1:]] - total[bounds[:-1]])
-
-
-def _mixed(values: Hash) -> Hash:
-    """Every bit of a number spread over all (finaliser of splitmix64; Steele, Lea and Flood 2014)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(values ^ (values >> np.uint64(31)))
 
 
 def in_bucket(table: pa.Table, keys: Sequence[str], types: Sequence[pa.DataType], bucket: Bucket) -> pa.Table:
