@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mmu_pipeline.catalog import Form, Survey
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Field
-from mmu_pipeline.readers import normalise, ragged
+from mmu_pipeline.readers import identity, normalise, ragged
 
 
 def field(dtype: str, **keys: Any) -> Field:
@@ -72,7 +72,7 @@ def test_an_offset_moves_values_and_not_sentinels() -> None:
 
 @given(st.integers(0, 2**63 - 1))
 def test_integer_ids_keep_every_digit(value: int) -> None:
-    assert normalise.object_ids(form(), {"object_id": np.array([value], ">i8")}) == [str(value)]
+    assert identity.object_ids(form(), {"object_id": np.array([value], ">i8")}) == [str(value)]
 
 
 @pytest.mark.parametrize(
@@ -93,13 +93,13 @@ def test_integer_ids_keep_every_digit(value: int) -> None:
 )
 def test_ids_are_rebuilt_as_the_survey_writes_them(template: str, prefix: str, sources: Any, expected: str) -> None:
     declared = form(object_id=template, id_prefix=prefix or ())
-    assert normalise.id_sources(declared) == tuple(sources)
-    assert normalise.object_ids(declared, sources) == [expected]
+    assert identity.id_sources(declared) == tuple(sources)
+    assert identity.object_ids(declared, sources) == [expected]
 
 
 def test_an_id_that_cannot_be_made_is_refused() -> None:
     with pytest.raises(BrokenSource, match="no id can be made"):
-        normalise.object_ids(form(object_id="{SNID:06d}"), {"SNID": np.array([b"03D1au"])})
+        identity.object_ids(form(object_id="{SNID:06d}"), {"SNID": np.array([b"03D1au"])})
 
 
 def test_masks_are_true_where_good_whatever_the_source_says() -> None:
@@ -197,4 +197,4 @@ def test_a_pixel_of_no_weight_is_masked_unless_one_mask_serves_several_bands() -
 
 def test_what_a_form_writes_after_an_id_is_removed() -> None:
     form = Form(reader="hats", files=("*",), id_suffix=".0")
-    assert normalise.object_ids(form, {"object_id": np.array(["411161765.0", "12"])}) == ["411161765", "12"]
+    assert identity.object_ids(form, {"object_id": np.array(["411161765.0", "12"])}) == ["411161765", "12"]

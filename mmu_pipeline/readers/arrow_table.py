@@ -12,7 +12,9 @@ from mmu_pipeline.catalog import Survey
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Field
 from mmu_pipeline.readers import ObjectRows, Skipped
-from mmu_pipeline.readers.normalise import ROW_NUMBER, as_text, id_sources, object_ids, refuse_markers
+from mmu_pipeline.readers.identity import ROW_NUMBER, id_sources, object_ids
+from mmu_pipeline.readers.normalise import refuse_markers
+from mmu_pipeline.readers.text import as_text
 
 NO_ID = "no object id"
 TRUE, FALSE = ("true", "t", "1", "yes", "y"), ("false", "f", "0", "no", "n")

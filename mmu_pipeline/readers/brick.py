@@ -19,7 +19,8 @@ from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array, Field
 from mmu_pipeline.readers.bounded import check_images
 from mmu_pipeline.readers.fits_table import column_of, first_table, read_objects
-from mmu_pipeline.readers.normalise import blaming, check_ids, id_sources, object_ids
+from mmu_pipeline.readers.identity import check_ids, id_sources, object_ids
+from mmu_pipeline.readers.normalise import blaming
 from mmu_pipeline.readers.ragged import finished, needed_members
 from mmu_pipeline.sky import Int
 

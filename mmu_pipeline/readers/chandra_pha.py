@@ -13,7 +13,7 @@ import pyarrow as pa
 from mmu_pipeline.catalog import Survey
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array, Field
-from mmu_pipeline.readers import ObjectRows, Skipped, normalise
+from mmu_pipeline.readers import ObjectRows, Skipped, identity, normalise
 from mmu_pipeline.readers.fits_address import Files, opened
 from mmu_pipeline.readers.ragged import finished, needed_members
 from mmu_pipeline.sky import Int
@@ -50,9 +50,7 @@ def read_arrays(
 ) -> dict[str, Sequence[Array]]:
     """Arrays of the one detection, per channel or per bin of photon energy, for each of `rows` (all 0). Raises BrokenSource."""
     with normalise.blaming(path), opened(survey.forms[form], path) as files:
-        if np.any(rows):
-            raise BrokenSource("no such row: the file holds one object", row=int(np.max(rows)))
-        normalise.check_ids(rows, [_object_id(files)] * len(rows), object_ids)
+        identity.check_only_row(rows, _object_id(files), object_ids)
         needed = {field.name: field.source_names(form)[0] for field in needed_members(survey, form, members)}
         found: dict[str, npt.NDArray[Any]] = {}
         for name, source in needed.items():
@@ -163,4 +161,4 @@ def _number(header: Any, key: str, name: str) -> float:
 
 def _object_id(files: Files) -> str:
     header = _spectra(files)[0].header
-    return normalise.object_ids(files.form, {name: _key(header, name, name) for name in normalise.id_sources(files.form)})[0]
+    return identity.object_ids(files.form, {name: _key(header, name, name) for name in identity.id_sources(files.form)})[0]

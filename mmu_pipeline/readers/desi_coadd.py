@@ -13,7 +13,7 @@ import pyarrow as pa
 from mmu_pipeline.catalog import Survey
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array, Field
-from mmu_pipeline.readers import ObjectRows, Skipped, normalise
+from mmu_pipeline.readers import ObjectRows, Skipped, identity, normalise
 from mmu_pipeline.readers.fits_address import Files, opened, read, read_rows
 from mmu_pipeline.readers.ragged import finished, needed_members
 from mmu_pipeline.sky import Float, Int
@@ -60,7 +60,7 @@ def read_arrays(
         ids = _object_ids(files)
         if rows.min() < 0 or rows.max() >= len(ids):
             raise BrokenSource("no such row", row=int(rows.max()), rows=len(ids))
-        normalise.check_ids(rows, [ids[row] for row in rows], object_ids)
+        identity.check_ids(rows, [ids[row] for row in rows], object_ids)
         needed = needed_members(survey, form, members)
         names = {field.name: field.source_names(form)[0] for field in needed}
         for name, source in names.items():
@@ -162,5 +162,5 @@ def _column(files: Files, names: Sequence[str], column: str) -> Array:
 
 
 def _object_ids(files: Files) -> list[str]:
-    names = normalise.id_sources(files.form)
-    return normalise.object_ids(files.form, {name: np.atleast_1d(read(files, (name,), name)) for name in names})
+    names = identity.id_sources(files.form)
+    return identity.object_ids(files.form, {name: np.atleast_1d(read(files, (name,), name)) for name in names})

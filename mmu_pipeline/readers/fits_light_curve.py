@@ -18,7 +18,8 @@ from mmu_pipeline.readers import ObjectRows, Skipped
 from mmu_pipeline.readers.arrow_table import NO_ID
 from mmu_pipeline.readers.bounded import check_images
 from mmu_pipeline.readers.fits_table import column_of
-from mmu_pipeline.readers.normalise import blaming, check_ids, columns, id_sources, numbers_of, object_ids
+from mmu_pipeline.readers.identity import check_only_row, id_sources, object_ids
+from mmu_pipeline.readers.normalise import blaming, columns, numbers_of
 from mmu_pipeline.readers.ragged import finished, needed_members, of_arrays
 from mmu_pipeline.sky import Int
 
@@ -70,9 +71,7 @@ def read_arrays(
     for part in parts(declared, path):
         with blaming(part), _opened(part) as hdus:
             found = _object_id(declared, hdus)
-            if any(row != 0 for row in np.asarray(rows).tolist()):
-                raise BrokenSource("no such row: the file holds one object", row=int(np.max(rows)))
-            check_ids(rows, [found] * len(rows), object_ids)
+            check_only_row(rows, found, object_ids)
             for field in needed:
                 pieces[field.name].append(_observations(hdus, field, form))
     with blaming(path):

@@ -12,7 +12,7 @@ import numpy as np
 from astropy.io import fits
 
 from mmu_pipeline.fields import Array
-from mmu_pipeline.readers.normalise import as_text
+from mmu_pipeline.readers.text import as_text
 from mmu_pipeline.sky import Int
 
 BLOCK = 1 << 18

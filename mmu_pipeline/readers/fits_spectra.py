@@ -9,9 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from mmu_pipeline.catalog import Survey
-from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array, Field
-from mmu_pipeline.readers import ObjectRows, Skipped, normalise
+from mmu_pipeline.readers import ObjectRows, Skipped, identity, normalise
 from mmu_pipeline.readers.fits_address import Files, Unlisted, opened, read
 from mmu_pipeline.readers.ragged import finished, needed_members
 from mmu_pipeline.sky import Int
@@ -55,9 +54,7 @@ def read_arrays(
     """Arrays of the one object, for each of `rows` (all 0). Raises BrokenSource."""
     with normalise.blaming(path), opened(survey.forms[form], path) as files:
         object_id = _object_id(files)
-        if np.any(rows):
-            raise BrokenSource("no such row: the file holds one object", row=int(np.max(rows)))
-        normalise.check_ids(rows, [object_id] * len(rows), object_ids)
+        identity.check_only_row(rows, object_id, object_ids)
         needed = needed_members(survey, form, members)
         sources = {field.name: read(files, field.source_names(form), field.name, object_id)[np.newaxis] for field in needed}
         arrays = finished(survey, form, sources)
@@ -65,5 +62,5 @@ def read_arrays(
 
 
 def _object_id(files: Files) -> str:
-    sources = {name: read(files, (name,), name).reshape(-1)[:1] for name in normalise.id_sources(files.form)}
-    return normalise.object_ids(files.form, sources)[0]
+    sources = {name: read(files, (name,), name).reshape(-1)[:1] for name in identity.id_sources(files.form)}
+    return identity.object_ids(files.form, sources)[0]

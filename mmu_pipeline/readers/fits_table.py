@@ -16,7 +16,8 @@ from mmu_pipeline.fields import Array, Field
 from mmu_pipeline.readers import ObjectRows, Skipped, text_table
 from mmu_pipeline.readers.arrow_table import NO_ID
 from mmu_pipeline.readers.bounded import check_images
-from mmu_pipeline.readers.normalise import ROW_NUMBER, blaming, columns, id_sources, numbers_of, object_ids
+from mmu_pipeline.readers.identity import ROW_NUMBER, id_sources, object_ids
+from mmu_pipeline.readers.normalise import blaming, columns, numbers_of
 from mmu_pipeline.sky import Int
 
 

@@ -16,7 +16,7 @@ import pyarrow.csv
 from mmu_pipeline.catalog import Survey
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array, Field
-from mmu_pipeline.readers import ObjectRows, Skipped, normalise
+from mmu_pipeline.readers import ObjectRows, Skipped, identity, normalise
 from mmu_pipeline.readers.bounded import FIRST_LINE, unpacked
 from mmu_pipeline.readers.companions import companion
 from mmu_pipeline.readers.fits_address import opened_fits
@@ -69,7 +69,7 @@ def read_arrays(
         parts = {field.name: field.source_names(form)[0].split(" & ") for field in needed}
         names = {name for each in parts.values() for name in each}
         table = _table(path, names, (ID, *names), rows)
-        normalise.check_ids(rows, [str(value) for value in table[ID].tolist()], object_ids)
+        identity.check_ids(rows, [str(value) for value in table[ID].tolist()], object_ids)
         blocks = {}
         for field in needed:
             width = int(field.shape[0]) // len(parts[field.name])

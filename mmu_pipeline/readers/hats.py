@@ -18,7 +18,7 @@ from mmu_pipeline.catalog import Survey
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array, Field
 from mmu_pipeline.ranges import RangedFile
-from mmu_pipeline.readers import ObjectRows, Skipped, normalise
+from mmu_pipeline.readers import ObjectRows, Skipped, identity, normalise
 from mmu_pipeline.readers.bounded import check_columns
 from mmu_pipeline.readers.parquet_ahead import column_ranges, open_parquet
 from mmu_pipeline.readers.planes import has_planes, in_order_of_bands
@@ -62,7 +62,7 @@ def read_objects(survey: Survey, form: str, path: Path | RangedFile) -> ObjectRo
     with normalise.blaming(path), _opened(path) as file:
         if isinstance(path, RangedFile):
             path.announce(_ranges(file, survey, form))
-        ids = normalise.object_ids(declared, {name: _column(file, (name,), name) for name in normalise.id_sources(declared)})
+        ids = identity.object_ids(declared, {name: _column(file, (name,), name) for name in identity.id_sources(declared)})
         position = {
             name: normalise.numbers_of(_column(file, names, name), name).astype(np.float64)
             for name, names in (("ra", declared.ra), ("dec", declared.dec))
@@ -86,8 +86,8 @@ def read_arrays(
     with normalise.blaming(path), _opened(path) as file:
         if isinstance(path, RangedFile):
             path.announce(_ranges(file, survey, form, rows, members))
-        ids = {name: _column(file, (name,), name, rows) for name in normalise.id_sources(declared)}
-        normalise.check_ids(rows, normalise.object_ids(declared, ids), object_ids)
+        ids = {name: _column(file, (name,), name, rows) for name in identity.id_sources(declared)}
+        identity.check_ids(rows, identity.object_ids(declared, ids), object_ids)
         needed = needed_members(survey, form, members)
         sources = {field.name: _field(file, field, form, declared.planes, rows) for field in needed}
         arrays = finished(survey, form, sources)
@@ -109,7 +109,7 @@ def _ranges(file: Partition, survey: Survey, form: str, rows: Int | None = None,
         fields, others = [field for field in survey.columns if field.is_carried(form)], [declared.ra, declared.dec]
     else:
         fields, others = needed_members(survey, form, members), []
-    others += [(name,) for name in normalise.id_sources(declared)]
+    others += [(name,) for name in identity.id_sources(declared)]
     wanted = [*others, declared.planes, *(names for field in fields for names in _side_by_side(field.source_names(form)))]
     paths = {path for names in wanted if (found := file.paths(names)) is not None for path in found[1]}
     return column_ranges(file.file.metadata, paths, file.groups_of(rows).tolist())

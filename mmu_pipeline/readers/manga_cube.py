@@ -13,7 +13,7 @@ import pyarrow as pa
 from mmu_pipeline.catalog import Survey
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array, Field
-from mmu_pipeline.readers import ObjectRows, Skipped, normalise
+from mmu_pipeline.readers import ObjectRows, Skipped, identity, normalise
 from mmu_pipeline.readers.fits_address import Files, opened, read
 from mmu_pipeline.readers.planes import has_planes
 from mmu_pipeline.readers.ragged import finished, needed_members
@@ -46,9 +46,7 @@ def read_arrays(
 ) -> dict[str, Sequence[Array]]:
     """Arrays of the galaxy, for each of `rows` (all 0). Raises BrokenSource naming the column."""
     with normalise.blaming(path), opened(survey.forms[form], path) as files:
-        if np.any(rows):
-            raise BrokenSource("no such row: the file holds one object", row=int(np.max(rows)))
-        normalise.check_ids(rows, [_object_id(files)] * len(rows), object_ids)
+        identity.check_only_row(rows, _object_id(files), object_ids)
         needed = needed_members(survey, form, members)
         arrays = finished(survey, form, {field.name: _values(files, field, form)[np.newaxis] for field in needed})
         return {field.name: arrays[field.name] * len(rows) for field in members}
@@ -89,5 +87,5 @@ def _framed(image: Array, frame: int, column: str) -> npt.NDArray[Any]:
 
 
 def _object_id(files: Files) -> str:
-    sources = {name: read(files, (name,), name).reshape(1) for name in normalise.id_sources(files.form)}
-    return normalise.object_ids(files.form, sources)[0]
+    sources = {name: read(files, (name,), name).reshape(1) for name in identity.id_sources(files.form)}
+    return identity.object_ids(files.form, sources)[0]

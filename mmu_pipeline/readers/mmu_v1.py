@@ -16,7 +16,7 @@ from mmu_pipeline.catalog import Form, Survey
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array, Field
 from mmu_pipeline.ranges import RangedFile
-from mmu_pipeline.readers import ObjectRows, Skipped, hdf5, hdf5_ahead, normalise
+from mmu_pipeline.readers import ObjectRows, Skipped, hdf5, hdf5_ahead, identity, normalise
 from mmu_pipeline.readers.hdf5_dataset import Stored, dataset, stored_name
 from mmu_pipeline.readers.planes import has_planes, in_order_of_bands
 from mmu_pipeline.readers.ragged import finished, needed_members
@@ -49,9 +49,9 @@ class Rows:
 
     def id_sources(self, form: Form, rows: Int | None = None) -> dict[str, Array]:
         """What the ids of all or chosen rows are made of. Raises BrokenSource."""
-        if form.object_id == normalise.ROW_NUMBER:
+        if form.object_id == identity.ROW_NUMBER:
             return {form.object_id: np.arange(self.count) if rows is None else rows}
-        return {name: self.take((name,), name, rows) for name in normalise.id_sources(form)}
+        return {name: self.take((name,), name, rows) for name in identity.id_sources(form)}
 
     def field(self, field: Field, form: str, planes: Sequence[str] = (), rows: Int | None = None) -> Array:
         """All or chosen rows of a field, with its axes and planes in the declared order. Raises BrokenSource."""
@@ -84,7 +84,7 @@ def read_objects(survey: Survey, form: str, path: Path | RangedFile) -> ObjectRo
         if isinstance(path, RangedFile):
             path.announce(_ranges(file, path, survey, form))
         found = _rows(file, declared)
-        ids = normalise.id_column(declared, found.id_sources(declared))
+        ids = identity.id_column(declared, found.id_sources(declared))
         position = {
             name: normalise.numbers_of(found.take(names, name), name).astype(np.float64)
             for name, names in (("ra", declared.ra), ("dec", declared.dec))
@@ -119,7 +119,7 @@ def read_arrays(
             if isinstance(path, RangedFile):
                 path.announce(_ranges(file, path, survey, form, rows, members))
             found = _rows(file, declared)
-            normalise.check_ids(rows, normalise.object_ids(declared, found.id_sources(declared, rows)), object_ids)
+            identity.check_ids(rows, identity.object_ids(declared, found.id_sources(declared, rows)), object_ids)
             sources = {field.name: found.field(field, form, declared.planes, rows) for field in needed}
         arrays = finished(survey, form, sources)
         return {field.name: arrays[field.name] for field in members}
@@ -142,7 +142,7 @@ def _ranges(
         fields, others = [field for field in survey.columns if field.is_carried(form)], [declared.ra, declared.dec]
     else:
         fields, others = needed_members(survey, form, members), []
-    others += [(name,) for name in normalise.id_sources(declared) if name != normalise.ROW_NUMBER]
+    others += [(name,) for name in identity.id_sources(declared) if name != identity.ROW_NUMBER]
     wanted = [_bare(names) for names in (*others, declared.planes, *(field.source_names(form) for field in fields)) if names]
     hdf5_ahead.announce_headers(file, source, [name for names in wanted for name in names])
     single = _rows(file, declared).single
@@ -157,7 +157,7 @@ def _bare(names: Sequence[str]) -> list[str]:
 
 
 def _rows(file: h5py.File, form: Form) -> Rows:
-    names = form.ra if form.object_id == normalise.ROW_NUMBER else normalise.id_sources(form)[:1]
+    names = form.ra if form.object_id == identity.ROW_NUMBER else identity.id_sources(form)[:1]
     shape = dataset(file, names, names[0]).shape
     return Rows(file, single=shape == (), count=shape[0] if shape else 1)
 

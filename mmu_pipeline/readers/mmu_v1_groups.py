@@ -18,10 +18,11 @@ from mmu_pipeline.catalog import Form, Survey
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array, Field
 from mmu_pipeline.ranges import RangedFile
-from mmu_pipeline.readers import ObjectRows, Skipped, hdf5, hdf5_ahead, normalise
+from mmu_pipeline.readers import ObjectRows, Skipped, hdf5, hdf5_ahead, identity, normalise
 from mmu_pipeline.readers.hdf5_dataset import dataset, described
 from mmu_pipeline.readers.mmu_v1 import NO_ID
 from mmu_pipeline.readers.ragged import finished, needed_members, of_arrays
+from mmu_pipeline.readers.text import as_text
 from mmu_pipeline.sky import Int
 
 SOURCE = re.compile(r"(?:(?P<table>\w+)\.)?(?P<column>\w+)(?:\[(?P<row>.+)\])?")
@@ -65,7 +66,7 @@ def read_arrays(
             if not 0 <= row < len(names):
                 raise BrokenSource("no such row", row=row, rows=len(names))
             group = _group(file, names[row])
-            normalise.check_ids(np.array([row]), [_id(declared, group)], [object_id])
+            identity.check_ids(np.array([row]), [_id(declared, group)], [object_id])
             one = {field.name: _source(group, field, form) for field in needed}
             for name, arrays in finished(survey, form, one).items():
                 found[name] += arrays
@@ -94,7 +95,7 @@ def _group(file: h5py.File, name: str) -> h5py.Group:
 
 
 def _id(form: Form, group: h5py.Group) -> str:
-    return normalise.object_ids(form, {name: _value(group, (name,), name) for name in normalise.id_sources(form)})[0]
+    return identity.object_ids(form, {name: _value(group, (name,), name) for name in identity.id_sources(form)})[0]
 
 
 def _value(group: h5py.Group, names: Sequence[str], column: str) -> Array:
@@ -135,7 +136,7 @@ def _of_table(table: h5py.Dataset, found: re.Match[str], field: Field) -> Array:
         return hdf5.table_column(table, column)
     if row.isdecimal():
         return hdf5.table_column(table, column, slice(int(row), int(row) + 1)).squeeze(0)
-    labels = {label: at for at, label in enumerate(normalise.as_text(hdf5.table_column(table, LABEL)))}
+    labels = {label: at for at, label in enumerate(as_text(hdf5.table_column(table, LABEL)))}
     wanted = [row.replace("{band}", band) for band in field.bands] if "{band}" in row else [row]
     for label in wanted:
         if label not in labels:

@@ -1,33 +1,27 @@
-"""Values as a source holds them to values as declared: our types, nulls for sentinels, True = good, ids as text."""
+"""Values as a source holds them to values as declared: our types, nulls for sentinels, True = good."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
-from string import Formatter
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmu_pipeline.catalog import Form, Survey
+from mmu_pipeline.catalog import Survey
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array, Field
 from mmu_pipeline.ranges import RangedFile
-from mmu_pipeline.sky import Int
+from mmu_pipeline.readers.text import as_text, utf8
 
 LARGEST_IVAR = 1e37
 """From here on an inverse variance is that of a variance of 0 (1/0 clipped to the largest float32, 3.4e38)."""
-ROW_NUMBER = "#"
-"""As the source name of an id: the number of the row in its file."""
 MARKERS = (-999.0, -9999.0, -99999.0, -999999.0, -1e20, 1e20, -1e30, 1e30)
 """Numbers that surveys write where they have no value, and that hardly occur otherwise."""
-BLANKS = " \t\r\n\0"
-REPR_OF_BYTES = re.compile(r"""b(['"])(.*)\1""", re.DOTALL)
 
 
 @contextmanager
@@ -39,103 +33,6 @@ def blaming(path: Path | RangedFile) -> Iterator[None]:
         raise BrokenSource(
             error.what, hint=error.hint, **{"file": path if isinstance(path, Path) else str(path), **error.where}
         ) from error
-
-
-def as_text(values: Array) -> list[str]:
-    """Any array, flattened, as text without blanks or zero bytes at its ends; whole floats without a point, NaN empty."""
-    flat = values.reshape(-1)
-    if flat.dtype.kind in "Siu":
-        return cast(list[str], _arrow_text(flat).to_pylist())
-    if flat.dtype.kind == "f":
-        return ["" if value != value else str(int(value)) if value.is_integer() else str(value) for value in flat.tolist()]
-    texts = (value.decode() if isinstance(value, bytes) else "" if value is None else str(value) for value in flat.tolist())
-    return [text.strip(BLANKS) for text in texts]
-
-
-def _arrow_text(values: Array) -> pa.Array:
-    """Bytes of fixed length or whole numbers, shape (n,), as Arrow strings. Raises UnicodeDecodeError."""
-    return _utf8(values) if values.dtype.kind == "S" else pc.cast(pa.array(_native(values)), pa.string())
-
-
-def _native(values: Array) -> Array:
-    return values.astype(values.dtype.newbyteorder("="), copy=False)
-
-
-def _utf8(values: Array) -> pa.Array:
-    """Bytes of fixed length as Arrow strings without blanks at their ends. Raises UnicodeDecodeError."""
-    if not len(values):
-        return pa.array([], pa.string())
-    width = values.dtype.itemsize
-    codes = np.ascontiguousarray(values).view(np.uint8).reshape(len(values), width)
-    try:
-        texts = pc.cast(pa.Array.from_buffers(pa.binary(width), len(values), [None, pa.py_buffer(codes)]), pa.string())
-    except pa.ArrowInvalid:
-        texts = pa.array([value.decode() for value in values.tolist()], pa.string())
-    if min(codes[:, 0].min(), codes[:, -1].min()) > ord(" "):
-        return texts
-    return pc.utf8_trim(texts, characters=BLANKS)
-
-
-def id_sources(form: Form) -> tuple[str, ...]:
-    """Source names that the id is made of."""
-    named = tuple(dict.fromkeys(name for _, name, _, _ in Formatter().parse(form.object_id) if name))
-    return named or (form.object_id,)
-
-
-def object_ids(form: Form, sources: Mapping[str, Array]) -> list[str]:
-    """Ids as the survey writes them, from the arrays of `id_sources`. "" where there is none. Raises BrokenSource."""
-    try:
-        texts = [
-            as_text(values) if values.dtype.kind in "iuf" else [_unwrapped(text) for text in as_text(values)]
-            for values in sources.values()
-        ]
-        if form.object_id in sources:
-            ids = texts[0]
-        else:
-            whole = [values.dtype.kind in "iuf" for values in sources.values()]
-            ids = [_filled(form.object_id, dict(zip(sources, row, strict=True)), whole) for row in zip(*texts, strict=True)]
-    except ValueError as error:
-        raise BrokenSource(f"no id can be made: {error}", column=form.object_id) from error
-    return [_bare(form, text) for text in ids] if form.id_prefix or form.id_suffix else ids
-
-
-def id_column(form: Form, sources: Mapping[str, Array]) -> pa.Array:
-    """The same as an Arrow array; ids that are used as they are stored never become Python objects. Raises BrokenSource."""
-    stored = sources.get(form.object_id)
-    if stored is not None and stored.dtype.kind in "Siu" and not form.id_prefix and not form.id_suffix:
-        try:
-            texts = _arrow_text(stored.reshape(-1))
-        except UnicodeDecodeError as error:
-            raise BrokenSource(f"no id can be made: {error}", column=form.object_id) from error
-        if stored.dtype.kind != "S" or not pc.any(pc.starts_with(texts, "b")).as_py():
-            return texts
-    return pa.array(object_ids(form, sources), pa.string())
-
-
-def _bare(form: Form, text: str) -> str:
-    text = text.removesuffix(form.id_suffix)
-    return next((text.removeprefix(prefix) for prefix in form.id_prefix if text.startswith(prefix)), text)
-
-
-def _filled(template: str, parts: Mapping[str, str], whole: Sequence[bool]) -> str:
-    """A template with its parts, those that are whole numbers as such; "" where one is empty."""
-    if "" in parts.values():
-        return ""
-    numbered = zip(parts.items(), whole, strict=True)
-    return template.format(**{name: int(text) if is_number else text for (name, text), is_number in numbered})
-
-
-def _unwrapped(text: str) -> str:
-    """The content of what Python wrote for a bytes object, b'  46'."""
-    wrapped = REPR_OF_BYTES.fullmatch(text) if text.startswith("b") else None
-    return wrapped[2].strip() if wrapped else text
-
-
-def check_ids(rows: Int, found: Sequence[str], expected: Sequence[str]) -> None:
-    """Raise BrokenSource where a row does not hold the object that was asked for."""
-    for row, here, wanted in zip(rows.tolist(), found, expected, strict=True):
-        if here != wanted:
-            raise BrokenSource("the row holds another object", row=row, object_id=here, expected=wanted)
 
 
 def columns(survey: Survey, form: str, sources: Mapping[str, Array], count: int) -> dict[str, pa.Array]:
@@ -163,7 +60,7 @@ def column(field: Field, form: str, values: Array) -> pa.Array:
         raise BrokenSource("not the declared shape", column=field.name, shape=values.shape[1:], declared=field.shape)
     if field.dtype == "string":
         try:
-            texts = _utf8(values) if values.dtype.kind == "S" else pa.array(as_text(values), pa.string())
+            texts = utf8(values) if values.dtype.kind == "S" else pa.array(as_text(values), pa.string())
         except UnicodeDecodeError as error:
             raise BrokenSource(f"not UTF-8 text: {error}", column=field.name) from error
         missing = pc.is_in(texts, pa.array(["", *(marker for marker in field.sentinels if isinstance(marker, str))]))

@@ -17,7 +17,8 @@ from mmu_pipeline.ranges import RangedFile
 from mmu_pipeline.readers import ObjectRows
 from mmu_pipeline.readers.arrow_table import ids_of, object_rows, source_types
 from mmu_pipeline.readers.bounded import check_columns
-from mmu_pipeline.readers.normalise import blaming, check_ids, id_sources
+from mmu_pipeline.readers.identity import check_ids, id_sources
+from mmu_pipeline.readers.normalise import blaming
 from mmu_pipeline.readers.parquet_ahead import column_ranges, open_parquet
 from mmu_pipeline.readers.pictures import encoded
 from mmu_pipeline.sky import Int

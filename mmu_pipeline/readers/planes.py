@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array, Field
-from mmu_pipeline.readers.normalise import as_text
 from mmu_pipeline.readers.ragged import known_bands
+from mmu_pipeline.readers.text import as_text
 
 
 def has_planes(field: Field) -> bool:

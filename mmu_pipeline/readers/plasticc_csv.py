@@ -17,7 +17,8 @@ from mmu_pipeline.fields import Array, Field
 from mmu_pipeline.readers.arrow_table import ids_of
 from mmu_pipeline.readers.companions import companions_there
 from mmu_pipeline.readers.gathered import gather, rows_of
-from mmu_pipeline.readers.normalise import blaming, check_ids, id_sources
+from mmu_pipeline.readers.identity import check_ids, id_sources
+from mmu_pipeline.readers.normalise import blaming
 from mmu_pipeline.readers.ragged import finished, needed_members, of_arrays
 from mmu_pipeline.readers.text_table import batches, column_names, read_objects
 from mmu_pipeline.sky import Int

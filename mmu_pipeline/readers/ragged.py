@@ -9,8 +9,9 @@ import numpy as np
 from mmu_pipeline.catalog import Form, Padding, Survey
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array, Field
-from mmu_pipeline.readers.normalise import as_text, member, reconcile, with_companions
+from mmu_pipeline.readers.normalise import member, reconcile, with_companions
 from mmu_pipeline.readers.pictures import encoded
+from mmu_pipeline.readers.text import as_text
 from mmu_pipeline.sky import Bool, Int
 
 

@@ -14,15 +14,8 @@ from mmu_pipeline.catalog import Survey
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array, Field
 from mmu_pipeline.readers import ObjectRows, Skipped
-from mmu_pipeline.readers.normalise import (
-    blaming,
-    columns,
-    id_sources,
-    member,
-    number,
-    numbers_of,
-    object_ids,
-)
+from mmu_pipeline.readers.identity import check_only_row, id_sources, object_ids
+from mmu_pipeline.readers.normalise import blaming, columns, member, number, numbers_of
 from mmu_pipeline.readers.ragged import band_codes, sorted_observations
 from mmu_pipeline.sky import Int
 
@@ -64,9 +57,7 @@ def read_arrays(
     with blaming(path):
         curve = parse(path)
         found = _object_id(survey, form, curve)
-        for row, wanted in zip(rows.tolist(), object_ids, strict=True):
-            if row != 0 or wanted != found:
-                raise BrokenSource("the row holds another object", row=row, object_id=found, expected=wanted)
+        check_only_row(rows, found, object_ids)
         names = {*survey.order_by, *(field.name for field in members)}
         arrays = {field.name: _observations(field, form, curve) for field in survey.members if field.name in names}
         ordered = sorted_observations(survey, arrays)

@@ -13,7 +13,8 @@ from mmu_pipeline.catalog import Survey
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Array, Field
 from mmu_pipeline.readers import ObjectRows, Skipped
-from mmu_pipeline.readers.normalise import blaming, check_ids, columns, id_sources, numbers_of, object_ids
+from mmu_pipeline.readers.identity import check_only_row, id_sources, object_ids
+from mmu_pipeline.readers.normalise import blaming, columns, numbers_of
 from mmu_pipeline.readers.ragged import finished, needed_members, of_arrays
 from mmu_pipeline.sky import Int
 
@@ -62,9 +63,7 @@ def read_arrays(
     with blaming(path):
         curve = parse(path)
         found = object_ids(declared, {name: np.array([curve.header[name]], object) for name in id_sources(declared)})[0]
-        if any(row != 0 for row in np.asarray(rows).tolist()):
-            raise BrokenSource("no such row: the file holds one object", row=int(np.max(rows)))
-        check_ids(rows, [found] * len(rows), object_ids_)
+        check_only_row(rows, found, object_ids_)
         sources = {}
         for field in needed_members(survey, form, members):
             name = field.source_name(form)

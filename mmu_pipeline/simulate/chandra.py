@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pyarrow as pa
 
-from mmu_pipeline.simulate.layout import write_columns
+from mmu_pipeline.simulate.layout import files_of_cells, write_columns
 from mmu_pipeline.simulate.sky import Row, rows_of
 
 FOLDER = "chandra/spectra"
@@ -28,8 +28,7 @@ def _parts(row: Row) -> dict[str, Any]:
     return {"name": name, "obsid": 1000 + row["true_id"], "obi": row["true_id"] % 2, "region_id": 1 + row["true_id"] % 90}
 
 
-def file_names(rows: pa.Table) -> list[str]:
-    return [f"healpix={cell}/001-of-001.hdf5" for cell in rows["cell"].to_pylist()]
+file_names = files_of_cells
 
 
 def true_rows(rows: pa.Table, seed: int) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mmu_pipeline.simulate.layout import table_of, write_columns
+from mmu_pipeline.simulate.layout import files_of_cells, table_of, write_columns
 from mmu_pipeline.simulate.sky import Row, rows_of
 from mmu_pipeline.simulate.spectra import light
 
@@ -22,8 +22,7 @@ def object_ids(rows: pa.Table) -> list[str]:
     return [str(39_627_700_000_000_000 + 13 * true_id) for true_id in rows["true_id"].to_pylist()]
 
 
-def file_names(rows: pa.Table) -> list[str]:
-    return [f"healpix={cell}/001-of-001.hdf5" for cell in rows["cell"].to_pylist()]
+file_names = files_of_cells
 
 
 def true_rows(rows: pa.Table, seed: int) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from astropy import units as u
 from astropy.coordinates import BarycentricMeanEcliptic, SkyCoord
 
-from mmu_pipeline.simulate.layout import write_columns
+from mmu_pipeline.simulate.layout import files_of_cells, write_columns
 from mmu_pipeline.simulate.sky import Columns, Values
 
 FOLDER = "gaia/gaia"
@@ -31,8 +31,7 @@ def object_ids(rows: pa.Table) -> list[str]:
     return [str(value) for value in (pixel << 35) + 128 * (1 + sky["true_id"])]
 
 
-def file_names(rows: pa.Table) -> list[str]:
-    return [f"healpix={cell}/001-of-001.hdf5" for cell in rows["cell"].to_pylist()]
+file_names = files_of_cells
 
 
 def write_file(path: Path, rows: pa.Table, seed: int) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from mmu_pipeline.simulate.images import BANDS, SCALE_ARCSEC, SEEING_ARCSEC, SIZE, SKY_NOISE, Stamp, band_magnitudes, stamp
-from mmu_pipeline.simulate.layout import write_columns
+from mmu_pipeline.simulate.layout import files_of_cells, write_columns
 from mmu_pipeline.simulate.sky import Columns, rows_of
 
 FOLDER = "hsc/pdr3_dud_22.5"
@@ -22,8 +22,7 @@ def object_ids(rows: pa.Table) -> list[str]:
     ]
 
 
-def file_names(rows: pa.Table) -> list[str]:
-    return [f"healpix={cell}/001-of-001.hdf5" for cell in rows["cell"].to_pylist()]
+file_names = files_of_cells
 
 
 def write_file(path: Path, rows: pa.Table, seed: int) -> None:

@@ -7,9 +7,15 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pyarrow as pa
 
 from mmu_pipeline.readers.ragged import of_arrays
 from mmu_pipeline.simulate.sky import Columns
+
+
+def files_of_cells(rows: pa.Table) -> list[str]:
+    """The file of each of some detections, where each order-4 cell has one."""
+    return [f"healpix={cell}/001-of-001.hdf5" for cell in rows["cell"].to_pylist()]
 
 
 def write_columns(path: Path, columns: Columns, big_endian: bool = False) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from mmu_pipeline.simulate.images import band_magnitudes
-from mmu_pipeline.simulate.layout import text, write_columns
+from mmu_pipeline.simulate.layout import files_of_cells, text, write_columns
 from mmu_pipeline.simulate.sky import Columns, Values, rows_of
 from mmu_pipeline.simulate.spectra import GRIDS, Spectrum, spectrum
 
@@ -25,8 +25,7 @@ def object_ids(rows: pa.Table) -> list[str]:
     ]
 
 
-def file_names(rows: pa.Table) -> list[str]:
-    return [f"healpix={cell}/001-of-001.hdf5" for cell in rows["cell"].to_pylist()]
+file_names = files_of_cells
 
 
 def write_file(path: Path, rows: pa.Table, seed: int) -> None:
