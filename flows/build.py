@@ -8,6 +8,7 @@ cells aside ends Completed under the name `Cells set aside` and publishes what i
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -182,14 +183,25 @@ def _artifacts(result: BuildResult) -> None:
 
 
 @task(name="verify and publish", cache_policy=NO_CACHE, persist_result=False)
-def verify_and_publish(work: Any, keep_samples: bool) -> Published:
-    """Check the new version from the outside, its shards on Dask, and make it visible. Raises BrokenArtefact."""
+def verify_and_publish(work: Any, keep_samples: bool) -> tuple[Published, Tally]:
+    """Check the new version from the outside, its shards on Dask, and make it visible. Raises BrokenArtefact.
+
+    Gives what was checked too: nothing, where the version was there already.
+    """
     plan, open_once, patience, watch = work
+    start, last = time.monotonic(), deque([Tally("check", 0)], maxlen=1)
 
     def deal(*checks: Any) -> Iterator[Outcome]:
-        return run_units(open_once(), *checks, patience=patience)
+        for outcome in run_units(open_once(), *checks, patience=patience):
+            watch.note(outcome)
+            yield outcome
 
-    return publish(plan, keep_samples, counted(deal, "check", all_of(watch.show, progress(plan.recipe.name))))
+    told = all_of(watch.show, progress(plan.recipe.name), last.append)
+    published = publish(plan, keep_samples, counted(deal, "check", told))
+    checked = with_changes(last[0], seconds=round(time.monotonic() - start, 3))
+    if checked.units:
+        log_stage(plan.recipe.name, checked)
+    return published, checked
 
 
 @flow(
@@ -253,7 +265,8 @@ def build(
             still_ours()
             stages += (run_stage(stage, plan, open_once, batch_units, patience, watch),)
         still_ours()
-        published = verify_and_publish(quote((plan, open_once, patience, watch)), keep_samples)
+        published, checked = verify_and_publish(quote((plan, open_once, patience, watch)), keep_samples)
+        stages += (checked,)
         seconds = round(time.monotonic() - start, 2)
         page = write_run_page(plan.root, name, published, journal.table(), stages, seconds)
     result = BuildResult(**asdict(published), recipe=name, page=page, stages=stages, seconds=seconds)

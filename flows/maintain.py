@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -11,32 +12,44 @@ from prefect import State, flow
 from prefect.artifacts import create_table_artifact
 from prefect.states import Completed
 
-from flows.artifacts import progress
-from flows.parameters import Text
+from flows.artifacts import linked_client, progress
+from flows.parameters import ClusterName, Seconds, Text
 from flows.run_log import run_log
+from mmu_pipeline.client import patience_at
+from mmu_pipeline.cluster import run_units
 from mmu_pipeline.errors import BrokenArtefact
-from mmu_pipeline.progress import Tally
+from mmu_pipeline.progress import counted, shown
 from mmu_pipeline.shards.opened import reading_version, set_folder
 from mmu_pipeline.stages.clean import CleanPolicy, Found, clean_cache, clean_root
 from mmu_pipeline.stages.verify import VALUES_COMPARED, Verification
 from mmu_pipeline.stages.verify import verify as check
 from mmu_pipeline.storage import Root
 from mmu_pipeline.tables import size
+from mmu_pipeline.watch import all_of
 
 
 @flow(name="verify", flow_run_name="verify {shards}", persist_result=False)
-def verify(shards: Text, values: Literal["sampled", "all"] = "sampled") -> Verification | State[Verification]:
+def verify(
+    shards: Text,
+    values: Literal["sampled", "all"] = "sampled",
+    cluster: ClusterName = "local",
+    patience_s: Seconds = 3600.0,
+    quiet: bool = False,
+) -> Verification | State[Verification]:
     """Check a published set from the outside: every byte, offset, digest, name, type and split. Raises BrokenArtefact.
 
     Args:
         shards: Folder or URL of a version, or of a recipe: then the latest one.
         values: Compare the index with the JSON of about 200 samples, or of all of them.
+        cluster: Where shards are checked: local, local:N, tcp://host:port, tls://host:port, slurm:profile.yaml.
+        patience_s: Seconds without any checked shard after which the run gives up.
+        quiet: Show no progress on the terminal.
     """
-    version, report = set_folder(shards), progress("verify")
-    with run_log(), reading_version(version):
-        found = check(
-            version.url, lambda done, of: report(Tally("shards", of, done)), None if values == "all" else VALUES_COMPARED
-        )
+    version = set_folder(shards)
+    with run_log(), reading_version(version), shown(quiet) as bars, linked_client(cluster, "verify") as client:
+        on_dask = partial(run_units, client, patience=patience_at(cluster, patience_s))
+        deal = counted(on_dask, "check", all_of(bars, progress("verify")))
+        found = check(version.url, None if values == "all" else VALUES_COMPARED, deal)
     if found.problems:
         create_table_artifact([{"problem": problem} for problem in found.problems], "verify-problems", found.url)
         raise BrokenArtefact(f"{len(found.problems)} problems", folder=found.url, first=found.problems[0],

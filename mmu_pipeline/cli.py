@@ -9,8 +9,10 @@ import logging
 import os
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import asdict
 from enum import StrEnum
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -243,14 +245,28 @@ def margins(
 def verify(
     shards: Shards,
     all_values: Annotated[bool, typer.Option(help="Compare the index with the JSON of all samples, not of 200.")] = False,
+    cluster: Annotated[
+        str | None, typer.Option(help="Check shards on a cluster: local:4, tcp://host:port. Else in this process.")
+    ] = None,
+    quiet: Quiet = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Check a set of shards from the outside: every byte, offset, digest, name, type and split."""
+    from mmu_pipeline.progress import counted, shown
+    from mmu_pipeline.stages.build import Deal, in_turn
     from mmu_pipeline.stages.verify import VALUES_COMPARED
     from mmu_pipeline.stages.verify import verify as check
 
-    found = check(_place(shards), values=None if all_values else VALUES_COMPARED)
+    with ExitStack() as stack:
+        deal: Deal = in_turn
+        if cluster is not None:
+            from mmu_pipeline.client import open_client
+            from mmu_pipeline.cluster import run_units
+
+            deal = partial(run_units, stack.enter_context(open_client(cluster)))
+        deal = counted(deal, "check", stack.enter_context(shown(quiet)))
+        found = check(_place(shards), None if all_values else VALUES_COMPARED, deal)
     _give(as_json, asdict(found) | {"ok": found.ok}, tables.verification_lines(found))
     if not found.ok:
         raise typer.Exit(1)

@@ -17,6 +17,8 @@ from typing import Any
 import h5py
 import numpy as np
 import psutil
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -79,7 +81,7 @@ def test_a_build_publishes_every_object_and_leaves_its_account_as_artifacts(undi
 
     result, _ = undisturbed
     assert (result.samples, result.reused, result.set_aside) == (OBJECTS, False, ())
-    assert [tally.stage for tally in result.stages] == ["scan", "objects", "keys", "match", "samples", "shards"]
+    assert [tally.stage for tally in result.stages] == ["scan", "objects", "keys", "match", "samples", "shards", "check"]
     assert all(tally.done == tally.units for tally in result.stages)
     assert [tally.stage for tally in result.stages if not tally.units] == ["keys"], "the recipe has neither keys nor repeats"
     table = Artifact.get("pair-done")
@@ -88,6 +90,9 @@ def test_a_build_publishes_every_object_and_leaves_its_account_as_artifacts(undi
     progress = Artifact.get("pair-samples")
     assert progress is not None
     assert progress.data == 100.0
+    ran = pq.read_table(Path(result.page).parent / "units.parquet", filters=[("stage", "=", "check")])
+    assert (ran.num_rows, pc.sum(ran["rows_out"]).as_py()) == (result.stages[-1].units, OBJECTS)
+    assert all(ran["worker"].to_pylist())
     page = Artifact.get("pair-page")
     assert page is not None
     assert page.data == f"[page of the run]({result.page})"

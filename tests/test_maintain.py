@@ -178,6 +178,20 @@ def test_the_flows_tell_what_they_found(root: Path, tmp_path: Path) -> None:
         verify(str(root / "shards" / "some"))
 
 
+def test_the_command_checks_on_workers_and_shows_how_far_it_is(root: Path) -> None:
+    shards = root / "shards" / "some"
+    ran = mmu("verify", shards, "--cluster", "local:2")
+    assert ran.returncode == 0, ran.stderr
+    assert "check    1/1 units, 3 rows" in ran.stderr
+    shard = next(shards.glob("*/train*.tar"))
+    shard.chmod(0o644)
+    shard.write_bytes(shard.read_bytes()[:-512] + bytes(511) + b"x")
+    ran = mmu("verify", shards, "--cluster", "local:2")
+    assert ran.returncode == 1
+    assert f"{shard.name}: its digest is not that of the manifest" in ran.stdout
+    assert not list(shards.rglob("receipts"))
+
+
 def test_the_command_cleans_too(root: Path) -> None:
     folder = with_versions(root, AGES)
     asked = ("clean", "--root", root, "--keep", "1", "--older-than", "0")

@@ -61,7 +61,7 @@ def test_the_log_of_a_run_tells_its_stages_and_why_a_cell_is_missing(api: httpx.
     lines = api.post("/logs/filter", json={"logs": {"flow_run_id": {"any_": [run["id"]]}}}).json()
     said = [line["message"] for line in lines if line["name"] == "mmu_pipeline"]
     stages = [line.split(":")[0] for line in said if " units, " in line]
-    assert stages == ["scan", "objects", "keys", "match", "samples", "shards"]
+    assert stages == ["scan", "objects", "keys", "match", "samples", "shards", "check"]
     assert any(line.startswith("scan one/") and "not a readable HDF5 file" in line for line in said)
 
 

@@ -28,7 +28,9 @@ from mmu_pipeline.stages.publish import Published
 from mmu_pipeline.storage import Root
 from mmu_pipeline.tables import duration, size
 
-STAGE_COLOURS = dict(zip(STAGES, ("#3b82c4", "#2a9d8f", "#8a63c9", "#d1603d", "#e0982f", "#c8508c"), strict=False))
+SHOWN = (*STAGES, "check")
+COLOURS = ("#3b82c4", "#2a9d8f", "#8a63c9", "#d1603d", "#e0982f", "#c8508c", "#6b7a8f")
+STAGE_COLOURS = dict(zip(SHOWN, COLOURS, strict=True))
 STATES = {"reused": "#9aa7b4", "done": "#2a8a5f", "set_aside": "#c0392b"}
 """From the best to the worst."""
 MOST_LANES = 64
@@ -111,7 +113,7 @@ def _figures(timed: pa.Table) -> dict[str, Markup]:
     start = timed["started"].to_numpy()
     stop = start + timed["seconds"].to_numpy()
     edges = np.linspace(start.min(), max(stop.max(), start.min() + 1e-3), MOMENTS + 1)
-    stage = pc.index_in(timed["stage"].cast(pa.string()), pa.array(STAGES)).to_numpy()
+    stage = pc.index_in(timed["stage"].cast(pa.string()), pa.array(SHOWN)).to_numpy()
     names, lane = np.unique(timed["worker"].cast(pa.string()).to_numpy(zero_copy_only=False), return_inverse=True)
     lane = np.minimum(lane, MOST_LANES - 1)
     lanes = int(lane.max()) + 1
@@ -137,17 +139,17 @@ def _figures(timed: pa.Table) -> dict[str, Markup]:
 def _draw_timeline(axes: Axes, start: Float, stop: Float, lane: Int, stage: Int, edges: Float, names: Sequence[str]) -> None:
     """A line per worker thread, a pixel per moment: the colour of the stage that kept it busiest, deeper the busier it was."""
     busy = np.stack(
-        [busy_share(start[stage == s], stop[stage == s], lane[stage == s], edges, len(names)) for s in range(len(STAGES))]
+        [busy_share(start[stage == s], stop[stage == s], lane[stage == s], edges, len(names)) for s in range(len(SHOWN))]
     )
-    colours = np.array([to_rgb(STAGE_COLOURS[name]) for name in STAGES])
+    colours = np.array([to_rgb(STAGE_COLOURS[name]) for name in SHOWN])
     picture = np.concatenate([colours[busy.argmax(axis=0)], np.clip(busy.sum(axis=0), 0, 1)[..., None]], axis=-1)
     axes.imshow(picture, aspect="auto", interpolation="nearest", extent=(0.0, edges[-1] - edges[0], len(names) - 0.5, -0.5))
     axes.set_xlabel("seconds")
     shown = range(0, len(names), max(1, len(names) // 16))
     axes.set_yticks(list(shown), [names[number] for number in shown], fontsize=6.5)
-    for name in STAGES:
+    for name in SHOWN:
         axes.plot([], [], "s", color=STAGE_COLOURS[name], label=name)
-    axes.legend(ncols=len(STAGES), loc="lower right", bbox_to_anchor=(1, 1), borderpad=0)
+    axes.legend(ncols=len(SHOWN), loc="lower right", bbox_to_anchor=(1, 1), borderpad=0)
 
 
 def busy_share(start: Float, stop: Float, lane: Int, edges: Float, lanes: int) -> Float:
@@ -167,7 +169,7 @@ def busy_share(start: Float, stop: Float, lane: Int, edges: Float, lanes: int) -
 
 def _draw_rate(axes: Axes, stop: Float, amounts: Int, stage: Int, edges: Float, what: str) -> None:
     """Amounts a second as they came, a stacked area per stage."""
-    counts = [np.histogram(stop[stage == s], edges, weights=amounts[stage == s])[0] for s in range(len(STAGES))]
+    counts = [np.histogram(stop[stage == s], edges, weights=amounts[stage == s])[0] for s in range(len(SHOWN))]
     rates = np.array(counts) / (edges[1] - edges[0])
     middle = (edges[1:] + edges[:-1]) / 2 - edges[0]
     axes.stackplot(middle, rates, colors=list(STAGE_COLOURS.values()), step="mid", linewidth=0)

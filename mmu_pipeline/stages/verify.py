@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -54,19 +54,12 @@ class Check:
     folder: Root
 
 
-def verify(
-    url: str,
-    progress: Callable[[int, int], None] | None = None,
-    values: int | None = VALUES_COMPARED,
-    deal: Deal = in_turn,
-    receipts: Root | None = None,
-) -> Verification:
+def verify(url: str, values: int | None = VALUES_COMPARED, deal: Deal = in_turn, receipts: Root | None = None) -> Verification:
     """Check the set in a folder: of one version, or of a recipe, where LATEST says which.
 
-    `progress` is called with the number of shards checked and of all. The scalars of the index are compared with the JSON of
-    about `values` samples, None: of all. `deal` runs the checks of single shards, of which one at a time is mapped by each
-    worker; `receipts` is the root for its records, which never lie beside the set. Raises BadInput if there is no set, or one
-    of another format.
+    The scalars of the index are compared with the JSON of about `values` samples, None: of all. `deal` runs the checks of single
+    shards, of which one at a time is mapped by each worker; `receipts` is the root for its records, which never lie beside the
+    set. Raises BadInput if there is no set, or one of another format.
     """
     root = locate(url)
     manifest = read_manifest(root)
@@ -77,13 +70,11 @@ def verify(
     problems += catalog_problems(root, manifest)
     units = [Unit("check", shard["name"], None, shard["nbytes"], (shard,), manifest["version"]) for shard in shards]
     found: dict[str, list[str]] = {}
-    for number, outcome in enumerate(deal(check_unit, Check(receipts or Root("memory://checks"), root), units), 1):
+    for outcome in deal(check_unit, Check(receipts or Root("memory://checks"), root), units):
         name, facts = outcome.unit.name, outcome.receipt.facts
         found[name] = list(facts["problems"]) if facts else [f"{name}: could not be checked: {outcome.receipt.reason}"]
         if places and facts and facts["places"] not in (None, places.get(name, 0)):
             found[name].append(f"{INDEX_PATH}: its rows of {name} are not those beside that shard")
-        if progress is not None:
-            progress(number, len(units))
     problems += [problem for unit in units for problem in found[unit.name]]
     if not of_index:
         problems += _shown(value_problems(root, manifest, values))
