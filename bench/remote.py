@@ -32,7 +32,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.reading import BATCH_BYTES, IMAGE, PEAK_MB, peak_mb, write_cell
-from mmu_pipeline.catalog import Recipe, Selection, Survey, load_surveys
+from mmu_pipeline.catalog import Recipe, Selection, Survey
+from mmu_pipeline.catalog_files import load_surveys
 from mmu_pipeline.ranges import RangedFile
 from mmu_pipeline.readers import reader
 from mmu_pipeline.simulate.serve import serving

@@ -23,9 +23,8 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 import mmu_pipeline
-from mmu_pipeline import tables
+from mmu_pipeline import tables, words
 from mmu_pipeline.errors import BadInput, PipelineError
-from mmu_pipeline.redaction import public_url
 
 if TYPE_CHECKING:
     from mmu_pipeline.stages.build import Build
@@ -120,7 +119,7 @@ def _options(
 @app.command()
 def surveys(as_json: AsJson = False, survey_dir: SurveyDirs = None, debug: Debug = False) -> None:
     """List the surveys that can be built from."""
-    from mmu_pipeline.catalog import load_surveys
+    from mmu_pipeline.catalog_files import load_surveys
 
     known = list(load_surveys(*survey_dir or ()).values())
     _give(as_json, [survey.model_dump(mode="json", by_alias=True) for survey in known], tables.surveys_table(known))
@@ -129,7 +128,7 @@ def surveys(as_json: AsJson = False, survey_dir: SurveyDirs = None, debug: Debug
 @app.command()
 def survey(name: str, as_json: AsJson = False, survey_dir: SurveyDirs = None, debug: Debug = False) -> None:
     """Show one survey: where it lies, its fields, its known faults, how to cite it."""
-    from mmu_pipeline.catalog import load_surveys
+    from mmu_pipeline.catalog_files import load_surveys
 
     known = load_surveys(*survey_dir or ())
     if name not in known:
@@ -140,7 +139,7 @@ def survey(name: str, as_json: AsJson = False, survey_dir: SurveyDirs = None, de
 @app.command()
 def recipes(as_json: AsJson = False, survey_dir: SurveyDirs = None, debug: Debug = False) -> None:
     """List the recipes that are shipped."""
-    from mmu_pipeline.catalog import catalogs_folder, load_recipe, load_surveys
+    from mmu_pipeline.catalog_files import catalogs_folder, load_recipe, load_surveys
 
     known = load_surveys(*survey_dir or ())
     found = [load_recipe(path.stem, known) for path in sorted((catalogs_folder() / "recipes").glob("*.yaml"))]
@@ -164,7 +163,7 @@ def plan(
     from mmu_pipeline.plan_table import plan_table
     from mmu_pipeline.stages import overview, sizing
 
-    build = _prepared(_asked(recipe, root, source, survey_dir, cells, cone, cache))
+    build = _prepared(words.asked(recipe, root, source, survey_dir, cells, cone, cache))
     machines = sizing.Nodes(nodes, workers_per_node, network * 1e9, source_rate * 1e9) if nodes is not None else None
     found = overview.plan(build)
     if moc is not None:
@@ -191,7 +190,7 @@ def build(
     from mmu_pipeline.log import log_to_stderr
     from mmu_pipeline.stages.prepare import claim_root
 
-    asked = _asked(recipe, root, source, survey_dir, cells, cone, cache)
+    asked = words.asked(recipe, root, source, survey_dir, cells, cone, cache)
     if log is not None:
         log_to_stderr(log.value, logging.DEBUG if debug else logging.INFO)
         os.environ["MMU_LOG"] = log.value  # for workers that this process starts
@@ -210,7 +209,7 @@ def status(
     """Show how far a build has come, what was set aside, and the rows left out by reason."""
     from mmu_pipeline.stages import overview
 
-    found = overview.status(_prepared(_asked(recipe, root, source, survey_dir)))
+    found = overview.status(_prepared(words.asked(recipe, root, source, survey_dir)))
     _give(as_json, asdict(found), tables.status_table(found))
 
 
@@ -230,7 +229,7 @@ def margins(
     from mmu_pipeline.stages.pipeline import margin_units, run_unit
     from mmu_pipeline.stages.receipts import set_aside_of
 
-    plan = _prepared(_asked(recipe, root, source, survey_dir))
+    plan = _prepared(words.asked(recipe, root, source, survey_dir))
     units = margin_units(plan, arcsec)
     with nullcontext() if cluster is None else open_client(cluster) as client:
         done = list(run_units(client, run_unit, plan, units) if client else (run_unit(unit, plan) for unit in units))
@@ -266,7 +265,7 @@ def verify(
 
             deal = partial(run_units, stack.enter_context(open_client(cluster)))
         deal = counted(deal, "check", stack.enter_context(shown(quiet)))
-        found = check(_place(shards), None if all_values else VALUES_COMPARED, deal)
+        found = check(words.place(shards), None if all_values else VALUES_COMPARED, deal)
     _give(as_json, asdict(found) | {"ok": found.ok}, tables.verification_lines(found))
     if not found.ok:
         raise typer.Exit(1)
@@ -308,19 +307,19 @@ def reshard(
     from mmu_pipeline.stages import reshard as stage
 
     texts = {
-        "where": where, "cone": cone, "moc": None if moc is None else _place(moc), "split": split, "members": members,
+        "where": where, "cone": cone, "moc": None if moc is None else words.place(moc), "split": split, "members": members,
         "target_bytes": target_bytes, "samples_per_shard": samples_per_shard, "multiple_of": multiple_of,
         "world_size": world_size, "seed": seed, "balance": balance, "limit_per_class": limit_per_class,
         "sha256": sha256, "count_in_name": count_in_name, "name": name,
     }  # fmt: skip
-    rule, places = options.rule_of(texts), [_place(place) for place in shards]
+    rule, places = options.rule_of(texts), [words.place(place) for place in shards]
     start = time.monotonic()
     if cluster is None:
         with shown(quiet) as show:
-            found = stage.reshard(places, _place(out), rule, lambda done, of: show(Tally("reshard", of, done)))
+            found = stage.reshard(places, words.place(out), rule, lambda done, of: show(Tally("reshard", of, done)))
     else:
-        stage.prepare_reshard(places, _place(out), rule)  # what is wrong with it is said before the orchestration starts
-        found = _flow(debug, "reshard")(places, _place(out), rule, cluster=cluster, quiet=quiet)
+        stage.prepare_reshard(places, words.place(out), rule)  # what is wrong with it is said before the orchestration starts
+        found = _flow(debug, "reshard")(places, words.place(out), rule, cluster=cluster, quiet=quiet)
     _give(as_json, asdict(found), tables.published_lines(found, time.monotonic() - start))
 
 
@@ -337,7 +336,7 @@ def deploy(
     """Apply the deployments (builds, scheduled and on demand, re-shards, maintenance) to the server in PREFECT_API_URL."""
     from flows.deploy import deploy as apply
 
-    names = apply(_place(root), cluster, recipe, pool, file)
+    names = apply(words.place(root), cluster, recipe, pool, file)
     _give(as_json, names, Text("\n".join([*names, f"next: prefect worker start --pool {pool} --type process"])))
 
 
@@ -354,7 +353,7 @@ def clean(
     from mmu_pipeline.stages.clean import CleanPolicy, clean_root
     from mmu_pipeline.storage import Root
 
-    found = clean_root(Root(_place(root)), CleanPolicy(keep_versions=keep, older_than_days=older_than), dry_run=dry_run)
+    found = clean_root(Root(words.place(root)), CleanPolicy(keep_versions=keep, older_than_days=older_than), dry_run=dry_run)
     _give(as_json, [asdict(item) for item in found], tables.clean_table(found, dry_run))
 
 
@@ -369,7 +368,7 @@ def show(
     """Show one sample as text and as a picture."""
     from mmu_pipeline.report.show import show_sample
 
-    text, picture = show_sample(_place(shards), key, out)
+    text, picture = show_sample(words.place(shards), key, out)
     _give(as_json, {"text": text, "picture": str(picture)}, Text(f"{text.rstrip()}\n\npicture  {picture}"))
 
 
@@ -404,7 +403,7 @@ def simulate(
     debug: Debug = False,
 ) -> None:
     """Write small files of surveys, true to their layouts and faults, for one shared sky, and the truth about it."""
-    from mmu_pipeline.catalog import load_surveys
+    from mmu_pipeline.catalog_files import load_surveys
     from mmu_pipeline.simulate import asked
     from mmu_pipeline.simulate.sky import sky_at, sky_objects
     from mmu_pipeline.simulate.survey_files import write_archive
@@ -415,27 +414,6 @@ def simulate(
     listed = write_archive(out, known, chosen, sky, seed)
     found = {"folder": str(out), "objects": len(sky), "written": listed}
     _give(as_json, found, tables.simulated_table(str(out), len(sky), listed))
-
-
-def _asked(
-    recipe: str,
-    root: str,
-    source: list[str] | None,
-    survey_dir: list[Path] | None,
-    cells: str | None = None,
-    cone: str | None = None,
-    cache: str | None = None,
-) -> dict[str, Any]:
-    """Options as the values that a build takes, all local paths absolute. Raises BadInput."""
-    return {
-        "recipe": recipe,
-        "root": _place(root),
-        "sources": dict(_source(item) for item in source or ()),
-        "survey_dirs": [str(folder.absolute()) for folder in survey_dir or ()],
-        "cells": None if cells is None else [int(number) for number in _numbers("--cells", cells, int)],
-        "cone": None if cone is None else tuple(_numbers("--cone", cone, float, 3)),
-        "cache": None if cache is None else _place(cache),
-    }
 
 
 def _prepared(asked: dict[str, Any]) -> Build:
@@ -454,32 +432,6 @@ def _flow(debug: bool, name: str = "build") -> Any:
 
     flow = getattr(import_module(f"flows.{name}"), name)
     return stoppable(flow, lambda: _complain("stopped", {}, "run the same command again: what is finished is kept"))
-
-
-def _source(item: str) -> tuple[str, str]:
-    name, equals, url = item.partition("=")
-    if not (name and equals and url):
-        raise BadInput(f"--source wants SURVEY=URL, not {item!r}", hint="for example --source hsc=https://host/folder")
-    return name, _place(url)
-
-
-def _place(url: str) -> str:
-    """A URL as it is, a local path made absolute: workers may run elsewhere. Raises BadInput for one that carries a secret."""
-    if "://" in url and public_url(url) != url:
-        raise BadInput("a URL with a password or a query would be kept among Prefect's records", url=public_url(url),
-                       hint="put credentials where fsspec and botocore look: ~/.config/fsspec, ~/.aws, variables")  # fmt: skip
-    return url if "://" in url or "::" in url else str(Path(url).expanduser().absolute())
-
-
-def _numbers(option: str, text: str, kind: type[int] | type[float], count: int | None = None) -> list[int] | list[float]:
-    try:
-        values = [kind(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if not values or (count and len(values) != count):
-        wanted = "whole numbers" if kind is int else f"{count} numbers"
-        raise BadInput(f"{option} wants {wanted} with commas between them, not {text!r}")
-    return values
 
 
 def _give(as_json: bool, data: Any, page: RenderableType) -> None:

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
@@ -19,13 +19,11 @@ from typing import Any, BinaryIO, TypeVar, cast
 import fsspec
 import fsspec.implementations.local
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
-from pydantic import BaseModel
 
-from mmu_pipeline import __version__
 from mmu_pipeline.errors import BadInput, BrokenArtefact
+from mmu_pipeline.parquet_file import ROW_GROUP, RowWriter, parquet_options
 from mmu_pipeline.redaction import without_secrets
 from mmu_pipeline.remote import filesystem, retried
 from mmu_pipeline.sky import Cell
@@ -36,8 +34,6 @@ ASIDE = re.compile(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.partial$")
 """End of the name of a file that is being written: who writes it, by machine and process."""
 WRITERS, READERS = ".writers", ".readers"
 """Folders beside the versions of a set: who writes one now, and, in a folder for each version, who reads it."""
-ROW_GROUP = 100_000
-"""Rows of a Parquet file that are read together."""
 READ_AHEAD = 1024**2
 """Bytes fetched beyond what is asked for of a remote artefact."""
 REQUESTS_AT_ONCE = 16
@@ -235,50 +231,6 @@ class Root:
             self._ask(lambda: self.fs.rm(self.path(relative), recursive=recursive))
 
 
-def parquet_options(table: pa.Table) -> dict[str, Any]:
-    """How a table is written, judged by its first rows: a dictionary costs much and gives nothing where no value comes again."""
-    sample = table.slice(0, 1000)
-    again = [name for name in table.column_names if _repeats(sample[name])]
-    return {"compression": "zstd", "compression_level": 1, "use_dictionary": again, "write_page_index": True}
-
-
-class RowWriter:
-    """Tables to full row groups of a Parquet file."""
-
-    def __init__(self, file: BinaryIO, schema: pa.Schema) -> None:
-        self.rows = 0
-        self._file = file
-        self._waiting = schema.empty_table()
-        self._parquet: pq.ParquetWriter | None = None
-
-    def write(self, table: pa.Table) -> None:
-        """Take the next rows."""
-        self.rows += len(table)
-        self._waiting = pa.concat_tables([self._waiting, table])
-        while len(self._waiting) > ROW_GROUP:
-            self._flush()
-
-    def close(self) -> None:
-        """Write what is left, and the footer."""
-        if len(self._waiting) or self._parquet is None:
-            self._flush()
-        if self._parquet is not None:
-            self._parquet.close()
-
-    def _flush(self) -> None:
-        group = self._waiting.slice(0, ROW_GROUP)
-        if self._parquet is None:
-            self._parquet = pq.ParquetWriter(self._file, group.schema, **parquet_options(group))
-        self._parquet.write_table(group)
-        self._waiting = self._waiting.slice(ROW_GROUP)
-
-
-def _repeats(values: pa.ChunkedArray) -> bool:
-    if pa.types.is_nested(values.type):
-        return True
-    return bool(4 * pc.count_distinct(values).as_py() <= len(values))
-
-
 @cache
 def this_host() -> str:
     return digest(socket.gethostname().encode())[:8]
@@ -333,37 +285,6 @@ def digest(content: bytes | memoryview) -> str:
     return str(xxhash.xxh3_128_hexdigest(content))
 
 
-def _by_name(item: Any) -> dict[str, Any]:
-    """The fields of a data class. `dataclasses.asdict` would copy all that they hold, which takes longer than writing it."""
-    return {known.name: getattr(item, known.name) for known in fields(item)}
-
-
-@dataclass(frozen=True)
-class Spelled:
-    """A part of many fingerprints as its JSON text: to spell out a survey takes a millisecond, too long for each unit."""
-
-    text: str
-
-
-def spelled(part: Any) -> Spelled:
-    """Models, data classes and plain values, for fingerprints that have them in common."""
-
-    def plain(part: Any) -> Any:
-        if isinstance(part, BaseModel):
-            return part.model_dump(mode="json")
-        if hasattr(part, "__dataclass_fields__"):
-            return _by_name(part)
-        raise TypeError(f"no fingerprint of a {type(part).__name__}")
-
-    return Spelled(json.dumps(part, sort_keys=True, default=plain))
-
-
-def fingerprint(*parts: Any) -> str:
-    """A digest of models, data classes and plain values, `spelled` or not, together with the version of this code."""
-    texts = [(part if isinstance(part, Spelled) else spelled(part)).text for part in (__version__, *parts)]
-    return digest(f"[{', '.join(texts)}]".encode())
-
-
 @dataclass(frozen=True)
 class Receipt:
     """What says that a unit's stage is done, or why it was set aside."""
@@ -403,7 +324,7 @@ def receipt_path(stage: str, unit: str) -> str:
 
 def receipt_text(receipt: Receipt) -> str:
     """A receipt as JSON in one line: with an indent, writing it would take five times as long."""
-    return json.dumps(_by_name(receipt), sort_keys=True)
+    return json.dumps(vars(receipt), sort_keys=True)
 
 
 def read_receipt(root: Root, stage: str, unit: str) -> Receipt | None:

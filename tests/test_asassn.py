@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mmu_pipeline.catalog import load_surveys
+from mmu_pipeline.catalog_files import load_surveys
 from mmu_pipeline.readers import text_table
 from mmu_pipeline.simulate import lamost
 from mmu_pipeline.simulate.asassn import FOLDER, write_set

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from mmu_pipeline.catalog import load_surveys
+from mmu_pipeline.catalog_files import load_surveys
 from mmu_pipeline.shards.card import card_of
 from mmu_pipeline.shards.citations import bibtex
 from mmu_pipeline.shards.licences import licence_conflict

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mmu_pipeline.catalog import Counterpart, Form, Selection, Survey, load_recipe, load_surveys, repeats_of
+from mmu_pipeline.catalog import Counterpart, Form, Selection, Survey, repeats_of
+from mmu_pipeline.catalog_files import load_recipe, load_surveys
 from mmu_pipeline.errors import BadInput
 from mmu_pipeline.fields import Field
 from mmu_pipeline.readers import FORMATS, reader

@@ -12,7 +12,7 @@ from astropy.io import fits
 from astropy.table import Table
 from scipy.sparse import dia_matrix
 
-from mmu_pipeline.catalog import load_surveys
+from mmu_pipeline.catalog_files import load_surveys
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.readers import desi_coadd
 

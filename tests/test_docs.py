@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mmu_pipeline.catalog import Survey, load_recipe, load_surveys
+from mmu_pipeline.catalog import Survey
+from mmu_pipeline.catalog_files import load_recipe, load_surveys
 from mmu_pipeline.yaml_file import load_yaml
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -15,7 +15,7 @@ from astropy.io import ascii as text_tables
 from astropy.io import fits
 from astropy.table import Table
 
-from mmu_pipeline.catalog import load_surveys
+from mmu_pipeline.catalog_files import load_surveys
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.readers import Skipped, gaia_xp
 

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import csv
 
-from mmu_pipeline.catalog import Recipe, Selection, load_surveys
+from mmu_pipeline.catalog import Recipe, Selection
+from mmu_pipeline.catalog_files import load_surveys
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.readers import gathered, plasticc_csv
 from mmu_pipeline.readers.gathered import gather, rows_of
@@ -33,7 +34,7 @@ SCHEMA = pa.schema({"object_id": pa.string(), "value": pa.float64()})
 PEAK = """
 import resource, sys
 from pathlib import Path
-from mmu_pipeline.catalog import load_surveys
+from mmu_pipeline.catalog_files import load_surveys
 from mmu_pipeline.readers import gathered, plasticc_csv
 gathered.BUCKET_BYTES = 2 * 1024**2
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

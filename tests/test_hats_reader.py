@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mmu_pipeline.catalog import Survey, load_surveys
+from mmu_pipeline.catalog import Survey
+from mmu_pipeline.catalog_files import load_surveys
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.readers import hats
 from tests.test_mmu_v1 import cell_survey

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from mmu_pipeline.catalog import load_surveys
+from mmu_pipeline.catalog_files import load_surveys
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.readers import Skipped, hdf5, mmu_v1_groups
 from mmu_pipeline.simulate import mmu_v1

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mmu_pipeline import jpeg
-from mmu_pipeline.catalog import load_surveys
+from mmu_pipeline.catalog_files import load_surveys
 from mmu_pipeline.errors import BrokenArtefact, BrokenSource
 from mmu_pipeline.fields import Field
 from mmu_pipeline.loader import ShardDataset, ShardLoader

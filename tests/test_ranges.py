@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmu_pipeline.catalog import Recipe, Selection, Survey, load_surveys
+from mmu_pipeline.catalog import Recipe, Selection, Survey
+from mmu_pipeline.catalog_files import load_surveys
 from mmu_pipeline.errors import BrokenSource, SourceChanged
 from mmu_pipeline.ranges import BLOCK, RangedFile, merged
 from mmu_pipeline.readers import reader

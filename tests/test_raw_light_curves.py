@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from astropy.io import fits
 
-from mmu_pipeline.catalog import Survey, load_surveys
+from mmu_pipeline.catalog import Survey
+from mmu_pipeline.catalog_files import load_surveys
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.readers import fits_light_curve, plasticc_csv, reader, snana, snpy
 from mmu_pipeline.readers.fits_light_curve import FURTHER_PIECE

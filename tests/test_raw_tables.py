@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from astropy.table import Table
 
-from mmu_pipeline.catalog import Survey, load_surveys
+from mmu_pipeline.catalog import Survey
+from mmu_pipeline.catalog_files import load_surveys
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.readers import Skipped, fits_table, npy_table, parquet_table, text_table
 

@@ -22,7 +22,7 @@ from astropy.io import fits
 from PIL import Image
 from pyarrow import csv
 
-from mmu_pipeline.catalog import load_recipe, load_surveys
+from mmu_pipeline.catalog_files import load_recipe, load_surveys
 from mmu_pipeline.errors import BadInput, BrokenSource, PipelineError, Unreachable
 from mmu_pipeline.jpeg import pixels_of
 from mmu_pipeline.loader import ShardDataset

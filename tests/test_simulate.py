@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from mmu_pipeline.catalog import load_recipe, load_surveys
+from mmu_pipeline.catalog_files import load_recipe, load_surveys
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.readers import reader
 from mmu_pipeline.simulate.detections import detect

@@ -12,7 +12,7 @@ from astropy import units
 from astropy.coordinates import SkyCoord
 from typer.testing import CliRunner
 
-from mmu_pipeline.catalog import load_surveys
+from mmu_pipeline.catalog_files import load_surveys
 from mmu_pipeline.cli import app
 from mmu_pipeline.errors import BadInput
 from mmu_pipeline.readers import reader

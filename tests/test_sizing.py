@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mmu_pipeline.catalog import Recipe, load_surveys
+from mmu_pipeline.catalog import Recipe
+from mmu_pipeline.catalog_files import load_surveys
 from mmu_pipeline.errors import BadInput
 from mmu_pipeline.journal import SCHEMA
 from mmu_pipeline.report.sizing_table import markdown

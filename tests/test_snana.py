@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmu_pipeline.catalog import Survey, load_surveys
+from mmu_pipeline.catalog import Survey
+from mmu_pipeline.catalog_files import load_surveys
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.readers import Skipped, snana
 

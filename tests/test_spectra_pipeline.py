@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from mmu_pipeline.catalog import load_surveys
+from mmu_pipeline.catalog_files import load_surveys
 from mmu_pipeline.simulate import desi
 from mmu_pipeline.simulate.detections import detect
 from mmu_pipeline.simulate.hats import write_partition

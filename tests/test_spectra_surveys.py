@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from mmu_pipeline.catalog import Survey, load_surveys
+from mmu_pipeline.catalog import Survey
+from mmu_pipeline.catalog_files import load_surveys
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.readers import reader
 from mmu_pipeline.simulate import apogee, chandra, desi, gaia, galah, lamost, sdss, vipers

@@ -10,18 +10,9 @@ import pyarrow as pa
 import pytest
 
 from mmu_pipeline.errors import BadInput, BrokenArtefact
+from mmu_pipeline.fingerprint import fingerprint, spelled
 from mmu_pipeline.redaction import public_url
-from mmu_pipeline.storage import (
-    Receipt,
-    Root,
-    claim,
-    digest,
-    fingerprint,
-    read_receipt,
-    spelled,
-    valid_receipt,
-    write_receipt,
-)
+from mmu_pipeline.storage import Receipt, Root, claim, digest, read_receipt, valid_receipt, write_receipt
 
 
 @pytest.fixture(params=["disk", "memory"])

@@ -11,7 +11,8 @@ from astropy import units
 from rich.console import Console
 
 from mmu_pipeline import tables
-from mmu_pipeline.catalog import Survey, load_surveys
+from mmu_pipeline.catalog import Survey
+from mmu_pipeline.catalog_files import load_surveys
 from mmu_pipeline.fields import Field
 
 SURVEYS = load_surveys()

@@ -17,7 +17,8 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 
-from mmu_pipeline.catalog import Survey, load_surveys
+from mmu_pipeline.catalog import Survey
+from mmu_pipeline.catalog_files import load_surveys
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.fields import Field
 from mmu_pipeline.readers import objects_of, reader

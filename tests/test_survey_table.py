@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from mmu_pipeline import tables
-from mmu_pipeline.catalog import load_surveys
+from mmu_pipeline.catalog_files import load_surveys
 from mmu_pipeline.report.survey_table import markdown
 
 SURVEYS = load_surveys()

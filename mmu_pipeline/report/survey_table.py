@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 
-from mmu_pipeline.catalog import MODALITIES, Survey, load_surveys
+from mmu_pipeline.catalog import MODALITIES, Survey
+from mmu_pipeline.catalog_files import load_surveys
 from mmu_pipeline.fields import Field
 from mmu_pipeline.tables import counted, size
 

@@ -11,6 +11,7 @@ from typing import Literal, TypeVar, cast
 from mmu_pipeline.catalog import Form, Survey
 from mmu_pipeline.errors import SourceChanged, Unreachable
 from mmu_pipeline.fields import Field
+from mmu_pipeline.fingerprint import fingerprint
 from mmu_pipeline.ranges import BLOCK, RangedFile, merged, request_count
 from mmu_pipeline.readers import GATHERED, RANGED, GatheringReader, RangedReader, reader
 from mmu_pipeline.readers.companions import companions_there
@@ -21,7 +22,6 @@ from mmu_pipeline.stages.build import Build, SourceFile
 from mmu_pipeline.stages.cache import derived, is_kept
 from mmu_pipeline.stages.download import is_local, reading
 from mmu_pipeline.stages.requests import Described, described, range_fetcher
-from mmu_pipeline.storage import fingerprint
 
 LEAST_ROUND_TRIPS = 6
 """What a reading by ranges waits for at least: the file's length, its directory, the headers of its datasets, their content."""

@@ -10,6 +10,7 @@ import pyarrow as pa
 from mmu_pipeline.astrometry import julian_year, motion_columns, pair_chord
 from mmu_pipeline.catalog import Counterpart, Selection, Survey, repeats_of
 from mmu_pipeline.errors import BadInput
+from mmu_pipeline.fingerprint import fingerprint
 from mmu_pipeline.joining import TooCommon, common_type, equal_pairs, key_codes
 from mmu_pipeline.matching import Pairs
 from mmu_pipeline.picking import joined_pairs, pick_objects
@@ -19,7 +20,7 @@ from mmu_pipeline.stages.build import Build, Unit
 from mmu_pipeline.stages.pairing import id_ranks, preference
 from mmu_pipeline.stages.repeats import PLACE_SCHEMA, is_reduced, losers_of, observations, reason, taken
 from mmu_pipeline.stages.scan import table_digest
-from mmu_pipeline.storage import Receipt, fingerprint
+from mmu_pipeline.storage import Receipt
 
 PAIRS_SCHEMA = pa.schema(
     [

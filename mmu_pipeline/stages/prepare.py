@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from platformdirs import user_cache_dir
 
-from mmu_pipeline.catalog import Recipe, Selection, Survey, load_recipe, load_surveys, repeats_of
+from mmu_pipeline.catalog import Recipe, Selection, Survey, repeats_of
+from mmu_pipeline.catalog_files import load_recipe, load_surveys
 from mmu_pipeline.errors import BadInput
 from mmu_pipeline.expressions import parse_where
 from mmu_pipeline.readers import reader

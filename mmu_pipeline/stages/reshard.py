@@ -13,6 +13,7 @@ import pyarrow as pa
 from mmu_pipeline.catalog import ShardRule, SplitRule
 from mmu_pipeline.errors import BadInput, BrokenArtefact
 from mmu_pipeline.expressions import parse_where
+from mmu_pipeline.fingerprint import fingerprint
 from mmu_pipeline.log import logged
 from mmu_pipeline.shards.copy import Rows, copies, make_shard
 from mmu_pipeline.shards.index import piece_sizes, repeated_keys, shard_index_path
@@ -28,7 +29,7 @@ from mmu_pipeline.sky import Int
 from mmu_pipeline.stages.build import Deal, Outcome, Unit, in_turn
 from mmu_pipeline.stages.publish import Published
 from mmu_pipeline.stages.seal import point_to, seal, set_facts
-from mmu_pipeline.storage import Receipt, Root, fingerprint, valid_receipt, write_receipt
+from mmu_pipeline.storage import Receipt, Root, valid_receipt, write_receipt
 
 PLAN = "plan.json"
 SET = "set"
