@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 import yaml
 
 import mmu_pipeline
+from tests.faults import started, wait_for
+from tests.servers import free_port
 
 TOP = Path(__file__).parents[1]
 PROGRAMS = Path(sys.executable).parent
@@ -113,6 +120,61 @@ def test_the_commands_know_the_options_that_they_are_given(compose: dict[str, An
     text = subprocess.run([*helps[words[0]], "--help"], capture_output=True, text=True, timeout=120, check=True).stdout
     for option in (word.split("=")[0] for word in words if word.startswith("--")):
         assert option in text, option
+
+
+CONFINED = """
+set -e
+mount --make-rprivate /
+mount --bind "$0/data" "$0/data"
+for volume in $1; do mount -t tmpfs tmpfs "$0$volume"; done
+mount -o remount,bind,ro "$0/data"
+mount --bind "$2" "$2"
+mount -o remount,bind,ro "$2"
+shift 2
+exec "$@"
+"""
+"""A command for which /data, but for the volumes of its service, and the place where packages are installed cannot be written."""
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Text of the files with places and ports of this machine in it."""
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount")
+    folder = tmp_path_factory.mktemp("container")
+    for name in ("data/cache", "data/prefect", "data/scratch", "tmp"):
+        (folder / name).mkdir(parents=True)
+    ports = {port: str(free_port()) for port in ("4200", "8786", "8787", "8788")}
+    known = {"0.0.0.0": "127.0.0.1", "tcp://scheduler": "tcp://127.0.0.1", **ports}
+    pattern = re.compile("|".join(map(re.escape, known)) + "|(?<![\\w/])/(?=data|tmp)")
+    return lambda text: pattern.sub(lambda found: known.get(found[0], f"{folder}/"), text)
+
+
+@pytest.mark.parametrize("names", [("prefect-server",), ("scheduler", "worker")])
+def test_services_start_where_they_can_write_their_volumes_and_tmp_only(
+    compose: dict[str, Any], elsewhere: Callable[[str], str], names: Sequence[str]
+) -> None:
+    """By the environment of the image, their own commands and health checks."""
+    image = (TOP / "docker" / "Dockerfile").read_text().rpartition("FROM ")[2]
+    environment = {name: elsewhere(value) for name, value in re.findall(r"(\w+)=([^\s$]+)(?: \\|$)", image, re.MULTILINE)}
+    with ExitStack() as running:
+        for name in names:
+            service = compose["services"][name]
+            volumes = " ".join(volume.split(":")[1] for volume in service.get("volumes", ()))
+            words = [elsewhere(re.sub(r"\$\{\w+:-(\w+)\}", r"\1", word)) for word in service["command"]]
+            words[:1] = {"prefect": [sys.executable, "-m", "prefect"], "dask": [sys.executable, "-m", "dask"]}[words[0]]
+            own = {"TMPDIR": elsewhere("/tmp"), "PATH": os.environ["PATH"], "PYTHONPATH": str(TOP), **environment}
+            confined = ["unshare", "--mount", "sh", "-c", CONFINED, elsewhere("/tmp")[:-4], volumes, sys.prefix, *words]
+            running.enter_context(started(*confined, env=own))
+            wait_for(partial(is_healthy, [elsewhere(word) for word in service["healthcheck"]["test"]]), 90)
+        if names == ("prefect-server",):
+            assert urlopen(elsewhere("http://127.0.0.1:4200/"), timeout=10).status == 200
+            assert Path(environment["PREFECT_UI_STATIC_DIRECTORY"]).is_dir(), "the web page needs a place of its own"
+
+
+def is_healthy(check: Sequence[str]) -> bool:
+    assert check[:2] == ["CMD", "python"]
+    return subprocess.run([sys.executable, *check[2:]], capture_output=True, timeout=30, check=False).returncode == 0
 
 
 def test_what_the_image_copies_is_there() -> None:
