@@ -146,6 +146,25 @@ def test_a_cell_whose_samples_are_all_guarded_does_not_make_the_next_build_start
     assert (second.version, second.reused, outcomes["samples"]) == (first.version, True, [])
 
 
+def test_poles_the_seam_of_the_sky_and_ids_of_any_script(tmp_path: Path) -> None:
+    places = [(0.0, 0.0), (360.0, 1e-4), (359.9999, 0.0), (180.0, 90.0), (180.0, -90.0), (np.nan, 1.0), (10.0, 91.0)]
+    others = [(360.0, 0.0), (0.0, 1e-4), (17.0, 90.0), (200.0, -90.0)]
+    ids = ["Δ star 1", "日本2", "a/b|3", "A 4", "A5", "A6", "A7"]
+    write_cells(tmp_path / "one", *zip(*places, strict=True), ids)
+    write_cells(tmp_path / "two", *zip(*others, strict=True), ["ß1", "x\n2", "B3", "B4"])
+    for name in ("one", "two"):
+        survey_yaml(tmp_path / "surveys", name, tmp_path / name)
+    recipe_yaml(tmp_path, "odd", primary={"survey": "one"}, counterparts=[{"survey": "two", "radius_arcsec": 0.1}])
+    build = prepare(str(tmp_path / "odd.yaml"), root=str(tmp_path / "root"), survey_dirs=[tmp_path / "surveys"])
+    _, published = run_all(build)
+    index = build.root.read_table(f"shards/odd/{published.version}/index/samples.parquet").to_pylist()
+    pairs = {row["one_object_id"]: row["two_object_id"] for row in index}
+    assert pairs == {"Δ star 1": "ß1", "日本2": "x\n2", "a/b|3": None, "A 4": "B3", "A5": "B4"}
+    assert {stage.stage: stage.skipped for stage in status(build).stages if stage.skipped} == {
+        "scan": {"position is not on the sphere": 2}
+    }
+
+
 def test_what_a_broken_off_removal_left_of_a_version_is_in_no_ones_way(sky: Sky) -> None:
     build = sky.prepare()
     _, first = run_all(build)
