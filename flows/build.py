@@ -151,7 +151,7 @@ def run_stage(stage: str, build: Build, open_once: Callable[[], Client], batch: 
             outcomes[item.unit.name] = with_changes(item, unit=planned[item.unit.name])  # not the copy that came back
             tally = tally.plus(item)
             watch.note(item)
-        tally = with_changes(tally, running=sum(list(running.values())))
+        tally = with_changes(tally, running=sum(list(running.values())) if tally.finished < tally.units else 0)
         watch.show(tally)
         report(tally)
     finish_stage(stage, build, [outcomes[unit.name] for unit in units])

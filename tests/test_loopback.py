@@ -113,6 +113,10 @@ def test_a_scheduled_build_and_runs_on_demand_and_the_end_of_just_these_processe
     assert f"http://127.0.0.1:{settings['ports']['dashboard']}/status" in artifacts[f"{RECIPE}-dask"]["data"]
     assert "run.html" in artifacts[f"{RECIPE}-page"]["data"]
     assert "HDF5" in artifacts[f"{RECIPE}-set-aside"]["data"]
+    of_run = {"logs": {"flow_run_id": {"any_": [artifacts[f"{RECIPE}-done"]["flow_run_id"]]}}}
+    log = [line["message"] for line in httpx.post(f"{api}/logs/filter", json=of_run).json()]
+    assert any(line.startswith("scan: 49 units") for line in log), "by the level of a server, not of a flow without one"
+    assert any(line.startswith("scan sdss/1688: set aside: not a readable HDF5 file") for line in log)
 
     again = run_now(api, "build/nightly", {})
     assert "nothing new in the sources" in again["message"], "the broken file is tried again, and stays as it is"

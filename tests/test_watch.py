@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -141,6 +142,8 @@ def test_page_of_a_run_says_what_happened_and_stays_when_nothing_ran(tmp_path: P
     url = write_run_page(root, "pair", PUBLISHED, journal.table(), STAGES, 7.5)
     page = Path(url).read_text()
     assert "truncated &lt;file&gt;" in page, "reasons are escaped"
+    (again,) = re.findall(r"<h2>Run again</h2>.*?</table>", page, re.DOTALL)
+    assert re.findall(r"</code> (\S+)</td><td class=\"n\">(\d)</td><td>([a-z ]+)<", again) == [("hsc/7", "3", "set aside")]
     assert page.count("<svg") == 3, "timeline, throughput, sky"
     for text in ("Run of pair", "host/0/1", "1 reused from earlier runs", "took 7.5 s"):
         assert text in page

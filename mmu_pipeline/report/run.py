@@ -88,7 +88,7 @@ def run_page(recipe: str, published: Published, units: pa.Table, stages: Sequenc
         seconds=seconds,
         units=len(units),
         reused=sum(stage.reused for stage in stages),
-        retried=pc.sum(pc.greater(units["attempts"], 1)).as_py() or 0,
+        again=units.filter(pc.greater(units["attempts"], 1)).sort_by([("attempts", "descending")]).to_pylist(),
         workers=lanes,
         busy=min(busy, 1.0),
         stages=[_stage_line(tally, timed) for tally in stages if tally.units],
