@@ -37,7 +37,7 @@ from mmu_pipeline.client import patience_at
 from mmu_pipeline.cluster import BATCH_UNITS, ClusterLost, Patience, run_units
 from mmu_pipeline.journal import Journal
 from mmu_pipeline.leases import writer, writing_alone
-from mmu_pipeline.log import log_stage
+from mmu_pipeline.outcome_log import log_stage
 from mmu_pipeline.progress import Tally, counted
 from mmu_pipeline.report.run import write_run_page
 from mmu_pipeline.stages.build import STAGES, Build, Outcome, Unit

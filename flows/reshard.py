@@ -22,7 +22,7 @@ from flows.run_log import run_log
 from mmu_pipeline.client import patience_at
 from mmu_pipeline.cluster import ClusterLost, run_units
 from mmu_pipeline.leases import writer, writing_alone
-from mmu_pipeline.log import log_stage
+from mmu_pipeline.outcome_log import log_stage
 from mmu_pipeline.progress import Tally, counted, shown
 from mmu_pipeline.shards.opened import reading_version
 from mmu_pipeline.shards.reshape import ReshardRule

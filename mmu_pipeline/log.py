@@ -1,21 +1,18 @@
-"""What a run has to say -> log records that name recipe, stage, survey and cell: text for people, JSON lines for machines."""
+"""Log records -> lines on stderr that name recipe, stage, survey and cell: text for people, JSON for machines."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pythonjsonlogger.json import JsonFormatter
 
 from mmu_pipeline.settings import settings
-
-if TYPE_CHECKING:
-    from mmu_pipeline.progress import Tally
-    from mmu_pipeline.stages.build import Outcome, Unit
+from mmu_pipeline.stages.build import Unit
 
 LOGGER = logging.getLogger("mmu_pipeline")
 TEXT = "%(asctime)s %(levelname)-7s %(message)s"
@@ -47,7 +44,7 @@ def log_if_asked() -> None:
 def logged(recipe: str, unit: Unit) -> Iterator[None]:
     """Let what is logged within the block, by whatever module, say which unit it is about."""
     log_if_asked()
-    before = _ABOUT.set(_facts(recipe, unit))
+    before = _ABOUT.set(facts_of(recipe, unit))
     try:
         yield
     finally:
@@ -59,40 +56,11 @@ def _add_context(record: logging.LogRecord) -> bool:
     return True
 
 
-def _facts(recipe: str, unit: Unit) -> dict[str, Any]:
+def facts_of(recipe: str, unit: Unit) -> dict[str, Any]:
+    """What a record says of the unit that it is about."""
     return {"recipe": recipe, "stage": unit.stage, "unit": unit.name, "survey": _survey(unit.stage, unit.name), "cell": unit.cell}
-
-
-def outcomes_logged(recipe: str) -> Callable[[Outcome], None]:
-    """A function that logs what became of a unit: set aside as a warning, the rest at level DEBUG."""
-
-    def note(outcome: Outcome) -> None:
-        unit, receipt = outcome.unit, outcome.receipt
-        aside = outcome.status == "set_aside" or receipt.status != "done"
-        facts = _facts(recipe, unit) | {
-            "status": outcome.status, "rows": receipt.rows_out, "seconds": receipt.seconds, "worker": receipt.worker,
-            "attempts": outcome.attempts, "reason": receipt.reason or None,
-        }  # fmt: skip
-        text = f"{unit.stage} {unit.name}: {outcome.status.replace('_', ' ')}"
-        if receipt.reason:
-            text += f": {receipt.reason}"
-        LOGGER.log(logging.WARNING if aside else logging.DEBUG, "%s", text, extra=facts)
-
-    return note
 
 
 def _survey(stage: str, name: str) -> str | None:
     """The survey that a unit is about; later stages work on several."""
     return name.split("/")[0] if stage in ("scan", "objects") else None
-
-
-def log_stage(recipe: str, tally: Tally) -> None:
-    """Log that a stage is over."""
-    facts = {
-        "recipe": recipe, "stage": tally.stage, "units": tally.units, "done": tally.done, "reused": tally.reused,
-        "set_aside": tally.set_aside, "rows": tally.rows, "bytes": tally.bytes, "seconds": tally.seconds,
-    }  # fmt: skip
-    LOGGER.info(
-        "%s: %d units, %d done, %d reused, %d set aside, %d rows, %.1f s", tally.stage, tally.units, tally.done, tally.reused,
-        tally.set_aside, tally.rows, tally.seconds, extra=facts,
-    )  # fmt: skip

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from mmu_pipeline.journal import Journal
-from mmu_pipeline.log import outcomes_logged
 from mmu_pipeline.metrics import served
+from mmu_pipeline.outcome_log import outcomes_logged
 from mmu_pipeline.progress import Tally, shown
 from mmu_pipeline.stages.build import Outcome
 

@@ -21,7 +21,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mmu_pipeline.errors import BadInput
 from mmu_pipeline.journal import ROWS_OF_A_BATCH, Journal
-from mmu_pipeline.log import LOGGER, log_stage, log_to_stderr, logged
+from mmu_pipeline.log import LOGGER, log_to_stderr, logged
+from mmu_pipeline.outcome_log import log_stage
 from mmu_pipeline.progress import Tally
 from mmu_pipeline.report.run import STATES, busy_share, worst_states, write_run_page
 from mmu_pipeline.stages.build import Outcome, Unit
