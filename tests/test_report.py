@@ -20,7 +20,7 @@ from mmu_pipeline.errors import BadInput, BrokenArtefact
 from mmu_pipeline.report.gallery import choose
 from mmu_pipeline.report.ink import svg
 from mmu_pipeline.report.page import Checked, build_report, pairs_of
-from mmu_pipeline.report.samples import Part, colour_image, image_field, parts_of
+from mmu_pipeline.report.samples import Part, colour_image, image_field, is_light_curve, is_spectrum, parts_of, plain_arrays
 from mmu_pipeline.report.shard_set import ShardSet, object_positions, open_set
 from mmu_pipeline.report.show import show_sample
 from mmu_pipeline.simulate.check import compare
@@ -52,6 +52,13 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
 @pytest.fixture(scope="module")
 def shard_set(demo: Demo) -> ShardSet:
     return open_set(demo.shards)
+
+
+def test_a_spectrum_or_light_curve_without_values_is_no_picture() -> None:
+    empty = np.zeros(0, np.float32)
+    assert not is_spectrum(Part({}, {"wavelength": empty, "flux": empty}, {}, {}))
+    assert not is_light_curve(Part({}, {"time": empty, "band": empty, "flux": empty}, {}, {}))
+    assert plain_arrays(Part({}, {"wavelength": empty, "flux": empty}, {}, {})) == []
 
 
 def test_the_title_of_a_picture_is_text_and_nothing_else() -> None:

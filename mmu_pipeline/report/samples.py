@@ -69,11 +69,11 @@ def picture_field(part: Part) -> str | None:
 
 
 def is_spectrum(part: Part) -> bool:
-    return {"wavelength", "flux"} <= part.arrays.keys()
+    return {"wavelength", "flux"} <= part.arrays.keys() and part.arrays["flux"].size > 0
 
 
 def is_light_curve(part: Part) -> bool:
-    return {"time", "band"} <= part.arrays.keys() and bool({"flux", "mag"} & part.arrays.keys())
+    return {"time", "band"} <= part.arrays.keys() and any(part.arrays[name].size for name in {"flux", "mag"} & part.arrays.keys())
 
 
 def plain_arrays(part: Part) -> list[str]:
