@@ -24,10 +24,14 @@ import mmu_pipeline
 from mmu_pipeline.cluster import Patience
 from mmu_pipeline.errors import BadInput
 
-CONFIG = {
+OF_SCHEDULER = {
     # A death is charged to every task that waits on the dead worker: hold few there, charge at once, find the guilty one later.
     "distributed.scheduler.worker-saturation": 1.0,
     "distributed.scheduler.allowed-failures": 0,
+}
+"""What a scheduler should be started with. One that was not runs the tasks of a dead worker again unseen, four times."""
+CONFIG = {
+    **OF_SCHEDULER,
     "distributed.comm.timeouts.connect": "5s",
     # Its profiler asks for the frames of all threads 100 times a second, which can lock CPython 3.11 up for good before 3.11.9
     # (python/cpython#106883): no thread runs again, no signal is heard.

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
+import dask.config
 import pytest
 import yaml
 
 import mmu_pipeline
+from flows.loopback.__main__ import SCHEDULER_ENVIRONMENT
+from mmu_pipeline.client import OF_SCHEDULER
 from tests.faults import started, wait_for
 from tests.servers import free_port
 
@@ -73,6 +76,13 @@ def test_every_process_that_stays_has_a_health_check_and_comes_back(compose: dic
         if name != "bucket":
             assert service["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL")
             assert service["restart"] == "unless-stopped", f"{name}: a Dask worker ends with 0 when its scheduler dies"
+
+
+def test_both_schedulers_tell_a_run_at_once_of_a_worker_that_died(compose: dict[str, Any]) -> None:
+    """Dask's default is to run its tasks again unseen: four workers die for one cell, and no page shows a retry."""
+    for environment in (compose["services"]["scheduler"]["environment"], SCHEDULER_ENVIRONMENT):
+        found = dask.config.collect_env(environment)
+        assert {name: dask.config.get(name, config=found) for name in OF_SCHEDULER} == OF_SCHEDULER
 
 
 def test_images_are_pinned_and_one_is_ours(compose: dict[str, Any]) -> None:

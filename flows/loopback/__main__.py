@@ -28,6 +28,7 @@ from flows.deploy import deployments_file
 from flows.loopback.postgres import data_folder, postgres
 from flows.loopback.processes import Service, answers, start, stop_all
 from flows.loopback.swift import ACCESS_KEY, swift
+from mmu_pipeline.client import OF_SCHEDULER
 from mmu_pipeline.errors import PipelineError
 from mmu_pipeline.simulate.write import FOLDERS, write_sky
 
@@ -40,6 +41,9 @@ PREFERRED_PORTS = {
     "proxy": 8333, "object": 6200, "container": 6201, "account": 6202, "memory": 11211,
 }  # fmt: skip
 PYTHON = sys.executable
+SCHEDULER_ENVIRONMENT = {
+    f"DASK_{name.replace('.', '__').replace('-', '_').upper()}": str(value) for name, value in OF_SCHEDULER.items()
+}
 
 Folder = Annotated[Path, typer.Option(help="Where logs, data and process numbers lie.")]
 
@@ -162,6 +166,7 @@ def _services(folder: Path, settings: Settings, s3_programs: Path) -> list[Servi
         "dask-scheduler", [PYTHON, "-m", "distributed.cli.dask_scheduler", *here, "--port", str(ports["scheduler"]),
                            "--dashboard-address", dashboard],
         answers(f"http://{dashboard}/health"),
+        SCHEDULER_ENVIRONMENT,
     )  # fmt: skip
     workers = [
         Service(
