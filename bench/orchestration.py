@@ -30,8 +30,9 @@ from rich.table import Table
 from mmu_pipeline.catalog import Recipe, Selection
 from mmu_pipeline.client import open_client
 from mmu_pipeline.cluster import run_units
+from mmu_pipeline.receipt import Receipt
 from mmu_pipeline.stages.build import Build, Outcome, Unit
-from mmu_pipeline.storage import Receipt, Root
+from mmu_pipeline.storage import Root
 
 PEERS_UP_TO = 10_000
 """Units beyond which the fan-out is run without peers."""

@@ -9,11 +9,12 @@ import pyarrow as pa
 
 from mmu_pipeline.catalog import Counterpart, Form, Recipe, Selection, Survey
 from mmu_pipeline.hats import Partition, write_metadata
+from mmu_pipeline.receipt import Receipt, write_receipt
 from mmu_pipeline.sky import CELL_ORDER, Cell, healpix29, pixels_at
 from mmu_pipeline.stages.build import Build, Source
 from mmu_pipeline.stages.receipts import write_stage
 from mmu_pipeline.stages.scan import counts_of, object_schema
-from mmu_pipeline.storage import Receipt, Root, object_folder, partition_path, write_receipt
+from mmu_pipeline.storage import Root, object_folder, partition_path
 
 RADIUS = 1.0
 """Arcsec, of every match."""

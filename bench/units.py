@@ -37,12 +37,13 @@ from mmu_pipeline.catalog import Counterpart, Form, Recipe, Selection, Survey
 from mmu_pipeline.client import open_client
 from mmu_pipeline.cluster import run_units
 from mmu_pipeline.journal import Journal
+from mmu_pipeline.receipt import Receipt, write_receipt
 from mmu_pipeline.sky import CELL_ORDER, Cell
 from mmu_pipeline.stages.build import Build, Outcome, Source, Unit
 from mmu_pipeline.stages.pipeline import finish_stage, units_of
 from mmu_pipeline.stages.receipts import write_stage
 from mmu_pipeline.stages.scan import object_schema
-from mmu_pipeline.storage import Receipt, Root, object_folder, partition_path, write_receipt
+from mmu_pipeline.storage import Root, object_folder, partition_path
 
 CELLS = 12 * 4**CELL_ORDER
 STAGES = ("scan", "objects")

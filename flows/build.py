@@ -39,12 +39,13 @@ from mmu_pipeline.journal import Journal
 from mmu_pipeline.leases import writer, writing_alone
 from mmu_pipeline.outcome_log import log_stage
 from mmu_pipeline.progress import Tally, counted
+from mmu_pipeline.receipt import valid_receipt
 from mmu_pipeline.report.run import write_run_page
 from mmu_pipeline.stages.build import STAGES, Build, Outcome, Unit
 from mmu_pipeline.stages.pipeline import finish_stage, run_unit, units_of
 from mmu_pipeline.stages.prepare import claim_root, prepare
 from mmu_pipeline.stages.publish import Published, publish
-from mmu_pipeline.storage import each, valid_receipt, writers_folder
+from mmu_pipeline.storage import each, writers_folder
 from mmu_pipeline.tables import size
 from mmu_pipeline.watch import Watch, all_of, watching
 

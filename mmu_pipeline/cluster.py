@@ -18,8 +18,8 @@ from distributed import Client, Future, KilledWorker
 from distributed.client import FutureCancelledError
 
 from mmu_pipeline.errors import PipelineError
+from mmu_pipeline.receipt import Receipt, write_receipt
 from mmu_pipeline.stages.build import Build, Outcome, Unit
-from mmu_pipeline.storage import Receipt, write_receipt
 
 BATCH_UNITS = 64
 """Units of one Dask task where they are tiny: a task costs the scheduler about 1 ms, whatever is in it."""

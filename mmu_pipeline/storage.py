@@ -1,4 +1,4 @@
-"""Where artefacts lie under a root (any fsspec URL), how they are written in one step, and the receipts that vouch for them."""
+"""Where artefacts lie under a root (any fsspec URL), and how they are written in one step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
@@ -24,7 +24,6 @@ import xxhash
 
 from mmu_pipeline.errors import BadInput, BrokenArtefact
 from mmu_pipeline.parquet_file import ROW_GROUP, RowWriter, parquet_options
-from mmu_pipeline.redaction import without_secrets
 from mmu_pipeline.remote import filesystem, retried
 from mmu_pipeline.sky import Cell
 
@@ -285,78 +284,12 @@ def digest(content: bytes | memoryview) -> str:
     return str(xxhash.xxh3_128_hexdigest(content))
 
 
-@dataclass(frozen=True)
-class Receipt:
-    """What says that a unit's stage is done, or why it was set aside."""
-
-    stage: str
-    unit: str
-    fingerprint: str
-    """Of everything that the result depends on: inputs, recipe or survey, code version."""
-    status: str = "done"
-    """done; partial, where a broken input was left out (redone next time); or set_aside."""
-    rows_in: int = 0
-    rows_out: int = 0
-    skipped: dict[str, int] = field(default_factory=dict)
-    """Source rows that are not in the output, counted by reason. The rows themselves are in `skipped_rows`."""
-    skipped_rows: str | None = None
-    """Parquet table of every skipped row: source_file, source_row, object_id, reason."""
-    outputs: dict[str, int] = field(default_factory=dict)
-    """Path under the root -> bytes."""
-    reason: str = ""
-    """Why the unit was set aside."""
-    started: float = 0.0
-    """When it began, Unix seconds by the clock of its worker."""
-    seconds: float = 0.0
-    worker: str = ""
-    """Where it ran: host/process/thread."""
-    facts: dict[str, Any] = field(default_factory=dict)
-    """What later stages plan with: counts per cell, digests, bytes moved."""
-
-    @property
-    def path(self) -> str:
-        return receipt_path(self.stage, self.unit)
-
-
-def receipt_path(stage: str, unit: str) -> str:
-    return f"receipts/{stage}/{unit}.json"
-
-
-def receipt_text(receipt: Receipt) -> str:
-    """A receipt as JSON in one line: with an indent, writing it would take five times as long."""
-    return json.dumps(vars(receipt), sort_keys=True)
-
-
-def read_receipt(root: Root, stage: str, unit: str) -> Receipt | None:
-    """The receipt of a unit, None where there is none or it cannot be read."""
-    try:
-        return Receipt(**root.read_json(receipt_path(stage, unit)))
-    except (FileNotFoundError, BrokenArtefact, TypeError):
-        return None
-
-
-def valid_receipt(root: Root, stage: str, unit: str, wanted: str) -> Receipt | None:
-    """The receipt of a unit if it says done, for these very inputs, and its outputs are there in full; else None."""
-    receipt = read_receipt(root, stage, unit)
-    if receipt is None or receipt.status != "done" or receipt.fingerprint != wanted:
-        return None
-    whole = all(root.size(path) == size for path, size in receipt.outputs.items())
-    return receipt if whole else None
-
-
 def each(root: Root, look: Callable[[Item], Found], items: Iterable[Item]) -> list[Found]:
     """`look` at many small files of a root, in order: in threads where each costs a round trip, one by one on a local disk."""
     if root.is_local:
         return [look(item) for item in items]
     with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
         return list(pool.map(look, items))
-
-
-def write_receipt(root: Root, receipt: Receipt) -> Receipt:
-    """Write a receipt, its reason without secrets. Gives it as written."""
-    clean = replace(receipt, reason=without_secrets(receipt.reason))
-    root.write_bytes(clean.path, f"{receipt_text(clean)}\n".encode())
-    return clean
 
 
 def claim(root: Root, path: str, identity: dict[str, Any], replace: bool, what: str) -> None:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from mmu_pipeline.candidates import Positions
 from mmu_pipeline.catalog import Counterpart, Form, Recipe, Selection, Survey
 from mmu_pipeline.fields import Field
+from mmu_pipeline.receipt import Receipt, write_receipt
 from mmu_pipeline.sky import CELL_ORDER, Cell, pixels_at
 from mmu_pipeline.stages.build import Build, Outcome, Source
 from mmu_pipeline.stages.match_units import match_units, sample_units
@@ -27,7 +28,7 @@ from mmu_pipeline.stages.pipeline import finish_stage, run_unit
 from mmu_pipeline.stages.receipts import write_stage
 from mmu_pipeline.stages.scan import counts_of, object_schema
 from mmu_pipeline.stages.tiling import tiles
-from mmu_pipeline.storage import Receipt, Root, object_folder, partition_path, write_receipt
+from mmu_pipeline.storage import Root, object_folder, partition_path
 from tests.skies import KINDS, brute_force, centres, object_table, scattered
 
 SKIES = int(os.environ.get("MMU_RANDOM_SKIES", "40"))

@@ -22,8 +22,9 @@ from mmu_pipeline.catalog import Recipe, Selection
 from mmu_pipeline.client import open_client
 from mmu_pipeline.cluster import BATCH_BYTES, ClusterLost, Patience, batches, required, run_units
 from mmu_pipeline.errors import BadInput, PipelineError
+from mmu_pipeline.receipt import Receipt, read_receipt
 from mmu_pipeline.stages.build import Build, Outcome, Unit
-from mmu_pipeline.storage import Receipt, Root, read_receipt
+from mmu_pipeline.storage import Root
 
 
 def build_at(folder: Path) -> Build:

@@ -28,12 +28,13 @@ from mmu_pipeline.jpeg import pixels_of
 from mmu_pipeline.loader import ShardDataset
 from mmu_pipeline.readers import hdf5, hdf5_dataset
 from mmu_pipeline.readers.bounded import check_columns, check_images, unpacked
+from mmu_pipeline.receipt import Receipt, write_receipt
 from mmu_pipeline.redaction import public_url, without_secrets
 from mmu_pipeline.remote import check_scheme, filesystem
 from mmu_pipeline.shards.opened import locate, read_manifest
 from mmu_pipeline.simulate.serve import Busy, serving
 from mmu_pipeline.stages.download import list_files
-from mmu_pipeline.storage import Receipt, Root, write_receipt
+from mmu_pipeline.storage import Root
 from tests.faults import HERE, drive, prepared, small_sky
 
 SECRET = "s3cr3t-and-l0ng-enough"

@@ -11,8 +11,9 @@ import pytest
 
 from mmu_pipeline.errors import BadInput, BrokenArtefact
 from mmu_pipeline.fingerprint import fingerprint, spelled
+from mmu_pipeline.receipt import Receipt, read_receipt, valid_receipt, write_receipt
 from mmu_pipeline.redaction import public_url
-from mmu_pipeline.storage import Receipt, Root, claim, digest, read_receipt, valid_receipt, write_receipt
+from mmu_pipeline.storage import Root, claim, digest
 
 
 @pytest.fixture(params=["disk", "memory"])

@@ -24,10 +24,11 @@ from mmu_pipeline.journal import ROWS_OF_A_BATCH, Journal
 from mmu_pipeline.log import LOGGER, log_to_stderr, logged
 from mmu_pipeline.outcome_log import log_stage
 from mmu_pipeline.progress import Tally
+from mmu_pipeline.receipt import Receipt
 from mmu_pipeline.report.run import STATES, busy_share, worst_states, write_run_page
 from mmu_pipeline.stages.build import Outcome, Unit
 from mmu_pipeline.stages.publish import Published
-from mmu_pipeline.storage import Receipt, Root
+from mmu_pipeline.storage import Root
 from mmu_pipeline.tables import duration
 from mmu_pipeline.watch import watching
 

@@ -13,10 +13,11 @@ import pyarrow.compute as pc
 
 from mmu_pipeline.catalog import Counterpart, Recipe, Survey
 from mmu_pipeline.hats import Partition, write_metadata
+from mmu_pipeline.receipt import Receipt
 from mmu_pipeline.sky import Cell
 from mmu_pipeline.stages.build import Build
 from mmu_pipeline.stages.match_table import match_schema
-from mmu_pipeline.storage import Receipt, match_folder, object_folder, partition_path
+from mmu_pipeline.storage import match_folder, object_folder, partition_path
 
 
 def association_folder(recipe: Recipe, survey: str) -> str:

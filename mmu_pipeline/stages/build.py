@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from mmu_pipeline.catalog import Recipe, Survey
-from mmu_pipeline.storage import Receipt, Root
+from mmu_pipeline.receipt import Receipt
+from mmu_pipeline.storage import Root
 
 STAGES = ("scan", "objects", "keys", "match", "samples", "shards")
 

@@ -10,13 +10,13 @@ import pyarrow as pa
 
 from mmu_pipeline.errors import BrokenArtefact
 from mmu_pipeline.matching import Pairs
+from mmu_pipeline.receipt import Receipt
 from mmu_pipeline.sky import Cell, Int
 from mmu_pipeline.stages.build import Build
 from mmu_pipeline.stages.keys import PAIRS_SCHEMA
 from mmu_pipeline.stages.objects import find_rows
 from mmu_pipeline.stages.repeats import PLACE_SCHEMA
 from mmu_pipeline.stages.skies import POINTER
-from mmu_pipeline.storage import Receipt
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from mmu_pipeline.fingerprint import fingerprint
 from mmu_pipeline.joining import TooCommon, common_type, equal_pairs, key_codes
 from mmu_pipeline.matching import Pairs
 from mmu_pipeline.picking import joined_pairs, pick_objects
+from mmu_pipeline.receipt import Receipt
 from mmu_pipeline.sky import CELL_ORDER, arcsec, chord, pixels_at
 from mmu_pipeline.stages.buckets import Bucket, Whole, buckets
 from mmu_pipeline.stages.build import Build, Unit
 from mmu_pipeline.stages.pairing import id_ranks, preference
 from mmu_pipeline.stages.repeats import PLACE_SCHEMA, is_reduced, losers_of, observations, reason, taken
 from mmu_pipeline.stages.scan import table_digest
-from mmu_pipeline.storage import Receipt
 
 PAIRS_SCHEMA = pa.schema(
     [

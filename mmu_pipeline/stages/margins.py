@@ -16,11 +16,12 @@ import pyarrow as pa
 from mmu_pipeline.errors import BadInput
 from mmu_pipeline.fingerprint import fingerprint
 from mmu_pipeline.hats import Partition, write_metadata
+from mmu_pipeline.receipt import Receipt
 from mmu_pipeline.sky import Cell, in_ranges, margin_order, margin_ranges
 from mmu_pipeline.stages.build import Build, Outcome, Unit
 from mmu_pipeline.stages.objects import read_objects
 from mmu_pipeline.stages.scan import object_schema
-from mmu_pipeline.storage import Receipt, object_folder, partition_path
+from mmu_pipeline.storage import object_folder, partition_path
 
 FINE_LEVELS = 11
 """How much deeper than a partition the pixels are of which its margin is made: it holds little beyond its threshold."""

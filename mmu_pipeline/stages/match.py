@@ -17,6 +17,7 @@ from mmu_pipeline.errors import BrokenArtefact
 from mmu_pipeline.expressions import select
 from mmu_pipeline.fingerprint import fingerprint
 from mmu_pipeline.matching import Pairs
+from mmu_pipeline.receipt import Receipt
 from mmu_pipeline.sky import Cell, Int, in_ranges, margin_ranges
 from mmu_pipeline.stages.associations import association_folder, catalogs, parts_of
 from mmu_pipeline.stages.build import Build, Unit
@@ -27,7 +28,7 @@ from mmu_pipeline.stages.quality import Sampling, counted, probe_of, probe_reach
 from mmu_pipeline.stages.repeats import reason, without
 from mmu_pipeline.stages.skies import Sky, blind, reach, rival_reach, rows_of, rows_within
 from mmu_pipeline.stages.tiling import tiles
-from mmu_pipeline.storage import Receipt, partition_path
+from mmu_pipeline.storage import partition_path
 
 FINEST_STRIP = 14
 """Order of the smallest pixel that is worked on by itself: 13 arcsec wide."""

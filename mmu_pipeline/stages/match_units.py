@@ -11,6 +11,7 @@ from mmu_pipeline.astrometry import julian_year, reach_of_motion
 from mmu_pipeline.catalog import Counterpart, Recipe
 from mmu_pipeline.errors import BadInput
 from mmu_pipeline.fingerprint import fingerprint, spelled
+from mmu_pipeline.receipt import Receipt
 from mmu_pipeline.shards.schema import sample_members
 from mmu_pipeline.sky import CELL_ORDER, Cell, Int, cells_touching, margin_ranges
 from mmu_pipeline.stages import keys
@@ -23,7 +24,6 @@ from mmu_pipeline.stages.quality import Sampling, probe_of, probe_reach, samplin
 from mmu_pipeline.stages.receipts import by_survey, stage_receipts
 from mmu_pipeline.stages.skies import Sky, reach, rival_reach
 from mmu_pipeline.stages.tiling import tiles
-from mmu_pipeline.storage import Receipt
 
 MOST_REACH_ARCSEC = 5400.0
 """How far a margin may reach: no order-4 cell is narrower than 1.5 degrees."""

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mmu_pipeline.storage import Receipt
+from mmu_pipeline.receipt import Receipt
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ from mmu_pipeline.astrometry import widest_motion
 from mmu_pipeline.footprint import occupied
 from mmu_pipeline.hats import Partition
 from mmu_pipeline.parquet_file import ROW_GROUP
+from mmu_pipeline.receipt import Receipt
 from mmu_pipeline.sky import CELL_ORDER, Cell, Int, overlapping, pixels_at
 from mmu_pipeline.stages.build import Build, Unit
 from mmu_pipeline.stages.scan import SKIPPED_SCHEMA, counts_of, object_schema, table_digest
-from mmu_pipeline.storage import Receipt, Root, object_folder, partition_path
+from mmu_pipeline.storage import Root, object_folder, partition_path
 
 DUPLICATE = "duplicate object_id"
 CACHED_BYTES = 32 * 1024**2

@@ -12,6 +12,7 @@ import numpy as np
 
 from mmu_pipeline.errors import BadInput
 from mmu_pipeline.footprint import Footprint
+from mmu_pipeline.receipt import valid_receipt
 from mmu_pipeline.redaction import public_url
 from mmu_pipeline.settings import settings
 from mmu_pipeline.sky import Float
@@ -21,7 +22,7 @@ from mmu_pipeline.stages.moved import Moved, moved_by_survey
 from mmu_pipeline.stages.pipeline import units_of
 from mmu_pipeline.stages.prospect import CELLS, Prospect, SurveySky, prospect, survey_skies
 from mmu_pipeline.stages.receipts import AT_ONCE, set_aside_of, stage_receipts
-from mmu_pipeline.storage import each, latest_path, valid_receipt
+from mmu_pipeline.storage import each, latest_path
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ from collections.abc import Iterable
 import numpy as np
 
 from mmu_pipeline.hats import Partition, write_metadata
+from mmu_pipeline.receipt import Receipt
 from mmu_pipeline.sky import CELL_ORDER, Cell, overlapping
 from mmu_pipeline.stages.associations import write_catalogs
 from mmu_pipeline.stages.build import Build
 from mmu_pipeline.stages.match import block_of
 from mmu_pipeline.stages.quality import quality_of, quality_path
 from mmu_pipeline.stages.receipts import by_survey, other_receipts
-from mmu_pipeline.storage import Receipt, object_folder, partition_path
+from mmu_pipeline.storage import object_folder, partition_path
 
 
 def object_partitions(build: Build, name: str, receipts: Iterable[Receipt]) -> tuple[Partition, ...]:

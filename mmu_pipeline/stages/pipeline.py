@@ -14,6 +14,7 @@ import numpy as np
 from mmu_pipeline.errors import BadInput, PipelineError
 from mmu_pipeline.fingerprint import fingerprint, spelled
 from mmu_pipeline.log import logged
+from mmu_pipeline.receipt import Receipt, valid_receipt, write_receipt
 from mmu_pipeline.sky import CELL_ORDER
 from mmu_pipeline.stages import keys, margins, match, objects, samples, scan, shards
 from mmu_pipeline.stages.build import Build, Outcome, SourceFile, Unit, clocked
@@ -23,7 +24,6 @@ from mmu_pipeline.stages.match_units import key_units, match_units, sample_units
 from mmu_pipeline.stages.partitions import describe_matches, describe_objects, object_partitions
 from mmu_pipeline.stages.receipts import by_survey, read_receipts, stage_receipts, write_stage
 from mmu_pipeline.stages.repeats import is_reduced
-from mmu_pipeline.storage import Receipt, valid_receipt, write_receipt
 
 STAGE_FUNCTIONS: Mapping[str, Callable[[Unit, Build], Receipt]] = {
     "scan": scan.run,

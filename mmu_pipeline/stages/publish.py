@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mmu_pipeline.errors import BrokenArtefact
+from mmu_pipeline.receipt import Receipt
 from mmu_pipeline.shards.manifest import MANIFEST_PATH, Account, Provenance, ShardFile, manifest_of
 from mmu_pipeline.shards.narrow import add_losses
 from mmu_pipeline.stages.build import STAGES, Build, Deal, in_turn
@@ -15,7 +16,7 @@ from mmu_pipeline.stages.quality import quality_path
 from mmu_pipeline.stages.receipts import by_survey, set_aside_of, stage_receipts
 from mmu_pipeline.stages.seal import point_to, seal, set_facts
 from mmu_pipeline.stages.shards import aside_folder, plan_path
-from mmu_pipeline.storage import Receipt, digest, latest_path, shard_folder
+from mmu_pipeline.storage import digest, latest_path, shard_folder
 
 
 @dataclass(frozen=True)

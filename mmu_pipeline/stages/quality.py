@@ -10,12 +10,13 @@ import numpy as np
 
 from mmu_pipeline.catalog import Counterpart, Recipe
 from mmu_pipeline.chance import SPAN, Counts, Probe, along_the_sky, count, edges, total
+from mmu_pipeline.receipt import Receipt
 from mmu_pipeline.separations import assess
 from mmu_pipeline.sky import CELL_ORDER, Bool, Cell, in_ranges, margin_ranges
 from mmu_pipeline.stages.build import Build
 from mmu_pipeline.stages.pairing import Side, positions, refinement
 from mmu_pipeline.stages.skies import Sky, wide
-from mmu_pipeline.storage import Receipt, match_folder
+from mmu_pipeline.storage import match_folder
 
 SHIFT_ARCSEC, SHIFT_RADII = 60.0, 10.0
 """How far shifted places lie from a primary, unless the recipe says: the larger of the two."""

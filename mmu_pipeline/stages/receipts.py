@@ -9,8 +9,9 @@ from itertools import islice
 
 import pyarrow as pa
 
+from mmu_pipeline.receipt import Receipt, read_receipt, receipt_text
 from mmu_pipeline.stages.build import Build
-from mmu_pipeline.storage import Receipt, each, read_receipt, receipt_text
+from mmu_pipeline.storage import each
 
 SCHEMA = pa.schema([("unit", pa.string()), ("receipt", pa.string())])
 AT_ONCE = 1000

@@ -15,6 +15,7 @@ from mmu_pipeline.errors import BadInput, BrokenArtefact
 from mmu_pipeline.expressions import parse_where
 from mmu_pipeline.fingerprint import fingerprint
 from mmu_pipeline.log import logged
+from mmu_pipeline.receipt import Receipt, valid_receipt, write_receipt
 from mmu_pipeline.shards.copy import Rows, copies, make_shard
 from mmu_pipeline.shards.index import piece_sizes, repeated_keys, shard_index_path
 from mmu_pipeline.shards.inherit import inherited
@@ -29,7 +30,7 @@ from mmu_pipeline.sky import Int
 from mmu_pipeline.stages.build import Deal, Outcome, Unit, in_turn
 from mmu_pipeline.stages.publish import Published
 from mmu_pipeline.stages.seal import point_to, seal, set_facts
-from mmu_pipeline.storage import Receipt, Root, valid_receipt, write_receipt
+from mmu_pipeline.storage import Root
 
 PLAN = "plan.json"
 SET = "set"

@@ -17,6 +17,7 @@ from mmu_pipeline.errors import BrokenArtefact
 from mmu_pipeline.fields import Array, Field
 from mmu_pipeline.ranges import RangedFile
 from mmu_pipeline.readers import reader
+from mmu_pipeline.receipt import Receipt
 from mmu_pipeline.shards.index import piece_index
 from mmu_pipeline.shards.narrow import Loss, narrowed
 from mmu_pipeline.shards.samples import Sample, sample_key
@@ -31,7 +32,7 @@ from mmu_pipeline.stages.match import block_of
 from mmu_pipeline.stages.objects import find_rows, read_objects
 from mmu_pipeline.stages.repeats import is_repeated
 from mmu_pipeline.stages.skies import Sky
-from mmu_pipeline.storage import Receipt, match_folder, partition_path
+from mmu_pipeline.storage import match_folder, partition_path
 
 GUARDED = "within guard_arcsec of another split"
 PAIR = ("separation_arcsec", "rank", "n_candidates", "crosses_border", "normalised_separation")

@@ -11,10 +11,11 @@ import pyarrow.compute as pc
 from mmu_pipeline.catalog import Survey
 from mmu_pipeline.errors import BrokenSource
 from mmu_pipeline.readers import objects_of
+from mmu_pipeline.receipt import Receipt
 from mmu_pipeline.sky import CELL_ORDER, healpix29, is_position, pixels_at
 from mmu_pipeline.stages.access import Access
 from mmu_pipeline.stages.build import Build, SourceFile, Unit
-from mmu_pipeline.storage import Receipt, digest
+from mmu_pipeline.storage import digest
 
 NOT_MEMBER = {"unlisted": "not in the survey's list of members", "missing": "in the survey's list of members, but not there"}
 NO_POSITION = "position is not on the sphere"

@@ -9,13 +9,14 @@ import numpy as np
 import pyarrow as pa
 
 from mmu_pipeline.fingerprint import fingerprint
+from mmu_pipeline.receipt import Receipt
 from mmu_pipeline.shards.copy import Rows, copies, make_shard
 from mmu_pipeline.shards.index import piece_sizes, repeated_keys, shard_index_path
 from mmu_pipeline.shards.manifest import MANIFEST_PATH
 from mmu_pipeline.shards.plan import plan_shards, without
 from mmu_pipeline.shards.schema import sample_members, sample_scalars
 from mmu_pipeline.stages.build import Build, Unit
-from mmu_pipeline.storage import Receipt, shard_folder
+from mmu_pipeline.storage import shard_folder
 
 SAME_KEY = "same key as a sample of another cell"
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from mmu_pipeline.receipt import Receipt
 from mmu_pipeline.shards.card import CARD_PATH, front_matter
 from mmu_pipeline.shards.check_index import catalog_problems, index_problems
 from mmu_pipeline.shards.check_shard import shard_problems, tar_index_problems
@@ -20,7 +21,7 @@ from mmu_pipeline.shards.opened import LATEST, locate, read_manifest
 from mmu_pipeline.shards.rows import place_sum, shard_rows
 from mmu_pipeline.shards.side_files import side_files
 from mmu_pipeline.stages.build import Deal, Outcome, Unit, clocked, in_turn
-from mmu_pipeline.storage import Receipt, Root
+from mmu_pipeline.storage import Root
 
 VALUES_COMPARED = 200
 """Samples whose JSON is compared with the index, unless all are asked for."""
