@@ -7,6 +7,7 @@ import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from threading import current_thread, main_thread
@@ -23,6 +24,7 @@ from pydantic import Field as Key
 import mmu_pipeline
 from mmu_pipeline.cluster import Patience
 from mmu_pipeline.errors import BadInput
+from mmu_pipeline.storage import digest
 
 OF_SCHEDULER = {
     # A death is charged to every task that waits on the dead worker: hold few there, charge at once, find the guilty one later.
@@ -188,19 +190,21 @@ def _connect(place: str | SpecCluster) -> Client:
         ) from error
 
 
-def _version() -> str:
-    return mmu_pipeline.__version__
+@cache
+def _code() -> str:
+    """The version of this package and a digest of its modules, which differ where one version is met in two states."""
+    modules = sorted(Path(mmu_pipeline.__file__).parent.rglob("*.py"))
+    return f"{mmu_pipeline.__version__}, code {digest(b''.join(module.read_bytes() for module in modules))[:8]}"
 
 
 def _check_versions(client: Client) -> None:
     try:
-        versions: dict[str, str] = client.run(_version)
-    except ModuleNotFoundError as error:
-        raise BadInput("the workers lack this package", cluster=client.scheduler.address, reason=str(error)) from error
-    for worker, version in versions.items():
-        if version != _version():
+        found: dict[str, str] = client.run(_code)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise BadInput("the workers lack this package, or have another version", cluster=client.scheduler.address,
+                       reason=str(error), hint="install one version on both") from error  # fmt: skip
+    for worker, code in found.items():
+        if code != _code():
             raise BadInput(
-                f"a worker runs mmu_pipeline {version}, this is {_version()}",
-                worker=worker,
-                hint="install one version on both",
+                "a worker runs another mmu_pipeline", worker=worker, its=code, this=_code(), hint="install one version on both"
             )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import dask
@@ -17,6 +19,7 @@ import yaml
 from mmu_pipeline.client import open_client, patience_at, read_profile
 from mmu_pipeline.cluster import run_units
 from mmu_pipeline.errors import BadInput
+from tests.faults import dask_scheduler, dask_worker
 from tests.test_cluster import build_at, units_named, where_it_ran
 
 TOP = str(Path(__file__).parents[1])
@@ -104,6 +107,22 @@ def test_a_profile_that_is_not_there_and_a_package_that_is_not_installed_are_tol
         open_client(f"kubernetes:{profile(tmp_path, workers=1)}"),
     ):
         pass
+
+
+@pytest.mark.parametrize("addition", ["", "# changed\n"], ids=["same code", "other code"])
+def test_workers_with_other_code_of_the_same_version_are_refused(tmp_path: Path, addition: str) -> None:
+    package = shutil.copytree(Path(TOP, "mmu_pipeline"), tmp_path / "mmu_pipeline")
+    with (package / "sky.py").open("a") as module:
+        module.write(addition)
+    told = pytest.raises(BadInput, match="a worker runs another mmu_pipeline") if addition else nullcontext()
+    elsewhere = {"prefix": ("env", "-C", str(tmp_path)), "env": {"PYTHONPATH": str(tmp_path)}}
+    with (
+        dask_scheduler() as scheduler,
+        dask_worker(scheduler.address, **elsewhere),
+        told,
+        open_client(scheduler.address) as client,
+    ):
+        assert len(client.nthreads()) == 1
 
 
 def test_over_tls_who_has_no_certificate_is_kept_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
