@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -25,8 +26,21 @@ EMBEDDED_DEFAULTS = {
 }
 """Where no server is named: one of our own on loopback for the time of the flow, with its records in a folder of its own."""
 
-for _name, _value in (QUIET_DEFAULTS if "PREFECT_API_URL" in os.environ else QUIET_DEFAULTS | EMBEDDED_DEFAULTS).items():
+
+def _server_is_named() -> bool:
+    """Whether the environment or Prefect's active profile names a server: known before prefect is imported and reads it once."""
+    home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
+    try:
+        known = tomllib.loads(Path(os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml")).read_text())
+    except FileNotFoundError:
+        known = {}
+    active = os.environ.get("PREFECT_PROFILE", known.get("active", ""))
+    return "PREFECT_API_URL" in os.environ or "PREFECT_API_URL" in known.get("profiles", {}).get(active, {})
+
+
+_embedded = not _server_is_named()
+for _name, _value in (QUIET_DEFAULTS | EMBEDDED_DEFAULTS if _embedded else QUIET_DEFAULTS).items():
     os.environ.setdefault(_name, _value)
 
-if "PREFECT_API_URL" not in os.environ:
+if _embedded:
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)

@@ -149,9 +149,12 @@ def run_stage(stage: str, build: Build, open_once: Callable[[], Client], batch: 
             item.result()
             open_groups -= 1
         elif item is not None and item.unit.name not in outcomes:  # a group that is tried again meets units that it finished
-            outcomes[item.unit.name] = with_changes(item, unit=planned[item.unit.name])  # not the copy that came back
-            tally = tally.plus(item)
-            watch.note(item)
+            # What a worker found finished, one that died since finished in this run. The unit is not the copy that came back.
+            status = "done" if item.status == "reused" else item.status
+            outcome = with_changes(item, unit=planned[item.unit.name], status=status)
+            outcomes[outcome.unit.name] = outcome
+            tally = tally.plus(outcome)
+            watch.note(outcome)
         tally = with_changes(tally, running=sum(list(running.values())) if tally.finished < tally.units else 0)
         watch.show(tally)
         report(tally)
@@ -255,7 +258,9 @@ def build(
     with ExitStack() as stack:
         stack.enter_context(run_log())
         writers = writers_folder(name)
+        waiting = time.monotonic()
         stack.enter_context(one_at_a_time(f"{name} in {plan.root.url}", lambda: writer(plan.root, writers) is not None))
+        start += time.monotonic() - waiting  # the time of another run is not of this one
         still_ours = stack.enter_context(writing_alone(plan.root, writers, f"the recipe {name!r}"))
         claim_root(plan, replace)
         watch = stack.enter_context(watching(name, journal, quiet=quiet, metrics=metrics))

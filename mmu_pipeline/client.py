@@ -40,6 +40,10 @@ CONFIG = {
     "distributed.worker.profile.enabled": False,
     # A local cluster that gives up on a dead worker in 15 s has none left when a loaded machine starts new ones slower than that.
     "distributed.deploy.lost-worker-timeout": "1 hour",
+    # Most of what waits is not with the scheduler yet: two tasks a thread are. By Dask's measure, workers for what takes five
+    # seconds, tasks of less than half of that would never make a cluster grow.
+    "distributed.adaptive.target-duration": "100ms",
+    "distributed.adaptive.wait-count": 60,  # seconds: what is given back between two stages stands at the end of the queue again
 }
 STARTED_BY = {
     "slurm": ("dask_jobqueue", "SLURMCluster", "dask-jobqueue"),
@@ -49,6 +53,8 @@ STARTED_BY = {
     "gateway": ("dask_gateway", "GatewayCluster", "dask-gateway"),
 }
 """Kind of profile -> module and class that start such a cluster, and the package that has them."""
+LEAST_MEMORY = 500_000_000
+"""Bytes. The libraries of a worker take some 350 MB; one that holds four fifths of its limit takes no more work."""
 WORDS = "local, local:N or local:N:4GiB for N processes, tcp:// or tls://host:port of a scheduler, slurm:profile.yaml"
 
 
@@ -113,9 +119,12 @@ def _memory(text: str | None) -> int | str:
     if text is None:
         return "auto"
     try:
-        return int(parse_bytes(text))
+        size = int(parse_bytes(text))
     except ValueError as error:
         raise BadInput(f"not an amount of memory: {text!r}", hint="for example local:4:4GiB") from error
+    if size < LEAST_MEMORY:
+        raise BadInput(f"too little memory for a worker: {text}", least=f"{LEAST_MEMORY // 10**6}MB", hint="2GiB or more")
+    return size
 
 
 def _local_cluster(processes: int, memory: int | str) -> SpecCluster:

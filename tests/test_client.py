@@ -19,7 +19,8 @@ import yaml
 from mmu_pipeline.client import open_client, patience_at, read_profile
 from mmu_pipeline.cluster import run_units
 from mmu_pipeline.errors import BadInput
-from tests.faults import dask_scheduler, dask_worker
+from mmu_pipeline.stages.build import Build, Outcome, Unit
+from tests.faults import dask_scheduler, dask_worker, wait_for
 from tests.test_cluster import build_at, units_named, where_it_ran
 
 TOP = str(Path(__file__).parents[1])
@@ -77,6 +78,28 @@ def test_units_run_in_jobs_of_a_batch_system(slurm: Path, tmp_path: Path, worker
     while any(map(psutil.pid_exists, pids)):
         assert time.monotonic() < end, "a job outlived its run"
         time.sleep(0.2)
+
+
+def until_there_are_two(unit: Unit, build: Build) -> Outcome:
+    """Short work, as long as one worker does it alone."""
+    (seen := Path(build.root.path("workers"))).mkdir(exist_ok=True)
+    (seen / str(os.getpid())).touch()
+    if len(list(seen.iterdir())) < 2:
+        time.sleep(0.2)
+    return where_it_ran(unit, build)
+
+
+def test_a_cluster_grows_with_work_that_waits_and_shrinks_without(slurm: Path, tmp_path: Path) -> None:
+    path = profile(tmp_path, workers={"at_least": 0, "at_most": 2}, cluster=OPTIONS)
+    with dask.config.set({"distributed.adaptive.interval": "50ms"}), open_client(f"slurm:{path}") as client:
+        assert client.nthreads() == {}
+        units = units_named(*(str(i) for i in range(200)))
+        done = list(run_units(client, until_there_are_two, build_at(tmp_path), units, batch_units=1))
+        assert {(outcome.status, outcome.attempts) for outcome in done} == {("done", 1)}
+        pids = {int(path.name) for path in (tmp_path / "workers").iterdir()}
+        assert len(pids) == 2
+        wait_for(lambda: not client.nthreads() and not any(map(psutil.pid_exists, pids)), 60)
+    assert len(list(slurm.glob("*.sh"))) == 2
 
 
 def test_a_run_waits_for_a_queue_as_long_as_for_an_outcome() -> None:

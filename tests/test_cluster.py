@@ -237,6 +237,13 @@ def test_the_memory_of_local_workers_can_be_limited() -> None:
         assert client.submit(memory_limit, pure=False).result(timeout=60) == 600_000_000
 
 
+@pytest.mark.parametrize("memory", ["1KB", "400MB", "0"])
+def test_memory_that_the_libraries_of_a_worker_would_fill_is_refused(memory: str) -> None:
+    with pytest.raises(BadInput, match="too little memory for a worker") as caught, open_client(f"local:1:{memory}"):
+        pass
+    assert caught.value.where == {"least": "500MB"}
+
+
 def test_an_address_where_nothing_listens_is_refused() -> None:
     with pytest.raises(BadInput, match="no Dask scheduler answers"), open_client("tcp://127.0.0.1:9"):
         pass

@@ -19,7 +19,7 @@ from flows.maintain import clean, verify
 from flows.reshard import reshard
 from tests.faults import build_command, small_sky
 from tests.servers import prefect_server
-from tests.test_cli import mmu
+from tests.test_cli import MMU, mmu
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +90,8 @@ def test_of_two_runs_of_one_recipe_on_one_server_the_later_waits_for_the_end_of_
     results = [json.loads(out) for out, _ in said]
     assert sorted(result["reused"] for result in results) == [False, True], "one builds, the other finds nothing to do"
     assert results[0]["version"] == results[1]["version"]
+    built, looked = sorted(results, key=lambda result: bool(result["reused"]))
+    assert looked["seconds"] < built["seconds"], "it waited for the other for about so long, and says its own time"
     with httpx.Client(base_url=server, auth=("operator", "secret")) as client:
         limits = client.post("/v2/concurrency_limits/filter", json={}).json()
     assert [(limit["limit"], limit["active_slots"]) for limit in limits if limit["name"].startswith("pair-in-")] == [(1, 0)]
@@ -127,6 +129,17 @@ def test_what_cannot_be_deployed_ends_with_2(environment: dict[str, str], words:
     assert ran.returncode == 2
     assert said in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+def test_a_server_that_only_a_profile_of_prefect_names_is_the_server(tmp_path: Path) -> None:
+    (tmp_path / ".prefect").mkdir()
+    profiles = 'active = "ours"\n[profiles.ours]\nPREFECT_API_URL = "http://127.0.0.1:9/api"\n[profiles.none]\n'
+    (tmp_path / ".prefect" / "profiles.toml").write_text(profiles)
+    without = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    for chosen, said in (({}, "no Prefect server answers"), ({"PREFECT_PROFILE": "none"}, "no Prefect server is named")):
+        known = {**without, "HOME": str(tmp_path), "PREFECT_CLIENT_MAX_RETRIES": "0", **chosen}
+        ran = subprocess.run([*MMU, "deploy", "--root", "x"], env=known, capture_output=True, text=True, timeout=240, check=False)
+        assert (ran.returncode, said in ran.stderr) == (2, True), ran.stderr
 
 
 def test_without_its_password_the_server_says_nothing(server: str) -> None:

@@ -28,8 +28,8 @@ def test_a_worker_killed_in_each_stage_changes_nothing(sky: Path, tmp_path: Path
     assert not list((tmp_path / "root").rglob("*.partial"))
 
 
-def slowly(unit: Unit, build: Build) -> Outcome:
-    time.sleep(0.05)
+def slowly(seconds: float, unit: Unit, build: Build) -> Outcome:
+    time.sleep(seconds)
     return run_unit(unit, build)
 
 
@@ -43,7 +43,7 @@ def test_a_scheduler_killed_in_mid_run_ends_it_and_the_next_run_goes_on(
         open_client(scheduler.address) as client,
         pytest.raises(ClusterLost),
     ):
-        drive(build, client, slowly, after={"scan": lambda: threading.Timer(0.4, scheduler.kill).start()})
+        drive(build, client, partial(slowly, 0.05), after={"scan": lambda: threading.Timer(0.4, scheduler.kill).start()})
     assert not (tmp_path / "shards" / "pair" / "LATEST").exists()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("receipts/objects/**/*.json")}
     assert before
@@ -67,10 +67,28 @@ def test_workers_whose_batch_system_ends_them_hand_their_work_back(
         def end_soon() -> None:
             threading.Timer(0.2, os.killpg, (ended.popen.pid, signal.SIGTERM)).start()
 
-        published = drive(prepared(sky, tmp_path), client, slowly, after={"scan": end_soon})
+        published = drive(prepared(sky, tmp_path), client, partial(slowly, 0.05), after={"scan": end_soon})
         ended.popen.wait(timeout=30)
         seen.append(len(client.scheduler_info()["workers"]))
     assert seen == [1]
+    assert published.set_aside == ()
+    assert published_bytes(tmp_path) == undisturbed
+
+
+def test_a_worker_whose_lifetime_ends_in_mid_run_changes_nothing(
+    sky: Path, tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    """As jobs have that end before their batch system ends them: the other worker does what is left."""
+    with (
+        dask_scheduler() as scheduler,
+        dask_worker(scheduler.address),
+        dask_worker(scheduler.address, "--lifetime", "4s") as ended,
+        open_client(scheduler.address) as client,
+    ):
+        published = drive(
+            prepared(sky, tmp_path), client, partial(slowly, 0.2), after={"match": lambda: ended.popen.wait(timeout=30)}
+        )
+        assert len(client.scheduler_info()["workers"]) == 1
     assert published.set_aside == ()
     assert published_bytes(tmp_path) == undisturbed
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import h5py
@@ -28,7 +29,7 @@ from mmu_pipeline.errors import BadInput
 from mmu_pipeline.leases import writing_alone
 from mmu_pipeline.stages.build import Unit
 from mmu_pipeline.storage import Root, writers_folder
-from tests.faults import published_bytes, small_sky
+from tests.faults import dask_scheduler, dask_worker, published_bytes, small_sky, wait_for
 from tests.tiny import write_cells
 
 OBJECTS = 120
@@ -152,6 +153,25 @@ def test_worker_processes_give_the_same_bytes_as_one(
     sky: Path, tmp_path: Path, undisturbed: tuple[BuildResult, Path], workers: int
 ) -> None:
     build(**asked(sky, tmp_path), cluster=f"local:{workers}", batch_units=3)
+    assert published_bytes(tmp_path) == published_bytes(undisturbed[1])
+
+
+def test_what_a_worker_finished_before_it_died_is_done_and_not_reused(
+    sky: Path, tmp_path: Path, undisturbed: tuple[BuildResult, Path]
+) -> None:
+    with dask_scheduler() as scheduler, dask_worker(scheduler.address) as nanny:
+
+        def kill() -> None:
+            wait_for(lambda: any((tmp_path / "receipts" / "match").rglob("*.json")))
+            next(p for p in psutil.Process(nanny.popen.pid).children() if "spawn_main" in " ".join(p.cmdline())).kill()
+
+        killer = Thread(target=kill)
+        killer.start()
+        result = build(**asked(sky, tmp_path), cluster=scheduler.address)
+        killer.join()
+    assert [(tally.done, tally.reused, tally.set_aside) for tally in result.stages] == [
+        (tally.units, 0, 0) for tally in undisturbed[0].stages
+    ]
     assert published_bytes(tmp_path) == published_bytes(undisturbed[1])
 
 
