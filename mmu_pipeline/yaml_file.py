@@ -49,7 +49,7 @@ def load_yaml(path: Path, kind: type[Model]) -> Model:
     if not isinstance(data, dict) or tree is None:
         raise BadInput("expected a mapping of keys to values", file=path, line=1)
     try:
-        _no_repeated_keys(tree, path)
+        _no_repeated_keys(tree, path, set())
     except RecursionError as error:
         raise BadInput("not valid YAML: a node that holds itself", file=path) from error
     try:
@@ -101,7 +101,10 @@ def _place(tree: yaml.Node, loc: tuple[int | str, ...]) -> tuple[str, int]:
     return ".".join(named), line
 
 
-def _no_repeated_keys(node: yaml.Node, path: Path) -> None:
+def _no_repeated_keys(node: yaml.Node, path: Path, checked: set[yaml.Node]) -> None:
+    """Raise BadInput for a key that stands twice. A node is checked once: aliases of aliases can name one a billion times."""
+    if node in checked:
+        return
     children: list[yaml.Node] = []
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
@@ -113,4 +116,5 @@ def _no_repeated_keys(node: yaml.Node, path: Path) -> None:
     elif isinstance(node, yaml.SequenceNode):
         children = node.value
     for child in children:
-        _no_repeated_keys(child, path)
+        _no_repeated_keys(child, path, checked)
+    checked.add(node)

@@ -292,6 +292,15 @@ def test_yaml_that_names_python_objects_is_refused(tag: str, tmp_path: Path) -> 
         load_recipe(str(tmp_path / "r.yaml"), load_surveys())
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("place", ["primary", "name", "extra"])
+def test_yaml_whose_aliases_multiply_is_refused_at_once(place: str, tmp_path: Path) -> None:
+    lists = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
+    (tmp_path / "r.yaml").write_text(f"a0: &a0 [x, x, x]\n{lists}{place}: *a11\n")
+    with pytest.raises(BadInput, match=r"r\.yaml"):
+        load_recipe(str(tmp_path / "r.yaml"), load_surveys())
+
+
 @pytest.mark.parametrize("page", ["security.md", "faults.md"])
 def test_every_test_that_a_page_names_exists(page: str) -> None:
     tests = {
