@@ -32,5 +32,6 @@ def draw_match(axes: Axes, match: Mapping[str, Any], colour: str, title: str) ->
     axes.set_yscale("log")
     axes.set_xlim(0, bounds[-1])
     axes.set_xlabel("separation (arcsec)")
+    axes.set_ylabel("candidates")
     axes.set_title(f"{title}: σ {sigma['value']:.2g}″" if sigma else title)
     axes.legend(loc="upper right", handlelength=1.2, fontsize=7)

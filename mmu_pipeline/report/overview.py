@@ -38,7 +38,10 @@ def draw_sky(figure: Figure, index: pa.Table, objects: Mapping[str, tuple[Float,
         place = _mollweide(rows["ra"].to_numpy(), rows["dec"].to_numpy())
         sky.plot(*place, "o", markersize=3.4, color=colour, markeredgewidth=0)
     for number, centre in enumerate(_crowded(index, CLOSE_UPS)):
-        _close_up(figure.add_subplot(grid[1, number]), centre, index, objects)
+        axes = figure.add_subplot(grid[1, number])
+        _close_up(axes, centre, index, objects)
+        if number == 0:
+            axes.set_ylabel("Δδ (°)", fontsize=7)
 
 
 def _mollweide(ra: Float, dec: Float) -> tuple[Float, Float]:
