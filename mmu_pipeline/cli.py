@@ -63,7 +63,14 @@ Cache = Annotated[str | None, typer.Option("--cache", help="Local folder where r
 Replace = Annotated[bool, typer.Option("--replace", help="Build over what the root holds of another recipe of this name.")]
 Shards = Annotated[str, typer.Argument(metavar="SHARDS", help="Folder or URL of a shard set.")]
 Cluster = Annotated[
-    str, typer.Option("--cluster", help="local, local:N processes, tcp://host:port of a Dask scheduler, slurm:profile.yaml.")
+    str,
+    typer.Option(
+        callback=words.cluster, help="local, local:N processes, tcp://host:port of a Dask scheduler, slurm:profile.yaml."
+    ),
+]
+OrHere = Annotated[
+    str | None,
+    typer.Option("--cluster", callback=words.cluster, help="On a cluster: local:4, tcp://host:port. Else in this process."),
 ]
 Metrics = Annotated[
     str | None, typer.Option(metavar="HOST:PORT", help="Serve Prometheus metrics while it runs; a port alone is of loopback.")
@@ -84,6 +91,15 @@ def main() -> None:
             raise
         _complain(error.what, {key: str(value) for key, value in error.where.items()}, error.hint)
         raise SystemExit(error.exit_code) from None
+    except (NotADirectoryError, PermissionError, FileExistsError, IsADirectoryError) as error:
+        if "--debug" in sys.argv:
+            raise
+        _complain(
+            "a place cannot be used",
+            {"path": str(error.filename), "reason": str(error.strerror)},
+            "choose another, or its rights",
+        )
+        raise SystemExit(BadInput.exit_code) from None
     except Exception as error:
         if "--debug" in sys.argv:
             raise
@@ -126,7 +142,12 @@ def surveys(as_json: AsJson = False, survey_dir: SurveyDirs = None, debug: Debug
 
 
 @app.command()
-def survey(name: str, as_json: AsJson = False, survey_dir: SurveyDirs = None, debug: Debug = False) -> None:
+def survey(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a survey: `mmu surveys` lists them.")],
+    as_json: AsJson = False,
+    survey_dir: SurveyDirs = None,
+    debug: Debug = False,
+) -> None:
     """Show one survey: where it lies, its fields, its known faults, how to cite it."""
     from mmu_pipeline.catalog_files import load_surveys
 
@@ -217,7 +238,7 @@ def status(
 def margins(
     recipe: RecipeName, root: RootUrl = "runs", source: Sources = None, survey_dir: SurveyDirs = None,
     arcsec: Annotated[float | None, typer.Option(min=0.001, help="How wide; else as far as the recipe's matches reach.")] = None,
-    cluster: Annotated[str | None, typer.Option(help="Write on a cluster: local:4, tcp://host:port. Else here.")] = None,
+    cluster: OrHere = None,
     as_json: AsJson = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Write margin catalogs of a recipe's counterparts, with which LSDB joins across the borders of partitions."""
@@ -243,10 +264,10 @@ def margins(
 @app.command()
 def verify(
     shards: Shards,
-    all_values: Annotated[bool, typer.Option(help="Compare the index with the JSON of all samples, not of 200.")] = False,
-    cluster: Annotated[
-        str | None, typer.Option(help="Check shards on a cluster: local:4, tcp://host:port. Else in this process.")
-    ] = None,
+    all_values: Annotated[
+        bool, typer.Option("--all-values", help="Compare the index with the JSON of all samples, not of 200.")
+    ] = False,
+    cluster: OrHere = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -273,13 +294,13 @@ def verify(
 
 @app.command()
 def reshard(
-    shards: Annotated[list[str], typer.Argument(metavar="SHARDS...", help="Folders or URLs of shard sets: several become one.")],
+    shards: Annotated[list[str], typer.Argument(metavar="SHARDS", help="Folders or URLs of shard sets: several become one.")],
     out: Annotated[str, typer.Option("--out", "-o", help="Folder or URL where the new version goes.")],
     where: Annotated[str | None, typer.Option(help='Only samples of which it is true: "i_mag < 21 and has_sdss".')] = None,
     cone: Annotated[str | None, typer.Option(metavar="RA,DEC,RADIUS", help="Only samples in a cone, in degrees.")] = None,
     moc: Annotated[str | None, typer.Option(help="Only samples in a multi-order coverage map, FITS or JSON.")] = None,
     split: Annotated[
-        str | None, typer.Option(metavar="train=0.9,validation=0.05,test=0.05,order=3,seed=1,guard_arcsec=30", help="Split anew.")
+        str | None, typer.Option(metavar="KEY=VALUE,...", help="Split anew: train, validation, test, order, seed, guard_arcsec.")
     ] = None,
     members: Annotated[str | None, typer.Option(metavar="NAME,NAME", help="Arrays to keep, by name or by survey.")] = None,
     target_bytes: Annotated[str | None, typer.Option(metavar="SIZE", help="Size of a shard: 512MiB.")] = None,
@@ -294,9 +315,7 @@ def reshard(
         bool | None, typer.Option("--count-in-name/--plain-names", help="End names of shards in their number of samples.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the new set.")] = None,
-    cluster: Annotated[
-        str | None, typer.Option(help="Copy on a cluster: local:4, tcp://host:port. Else in this process.")
-    ] = None,
+    cluster: OrHere = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -393,7 +412,7 @@ def demo(
 @app.command()
 def simulate(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for SURVEY/FORM, truth.parquet and detections.parquet.")],
-    surveys: Annotated[list[str] | None, typer.Argument(metavar="[SURVEY]...", help="Names of surveys; none for all.")] = None,
+    surveys: Annotated[list[str] | None, typer.Argument(metavar="SURVEY", help="Names of surveys; none for all.")] = None,
     form: Annotated[str, typer.Option(help="mmu_v1, hats, raw (as the survey itself releases it), all, or a name.")] = "mmu_v1",
     positions: Annotated[
         Path | None, typer.Option(help="CSV or Parquet with ra and dec in degrees, and kind, mag and others if you like.")

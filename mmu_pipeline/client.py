@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -22,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic import Field as Key
 
 import mmu_pipeline
+from mmu_pipeline import words
 from mmu_pipeline.cluster import Patience
 from mmu_pipeline.errors import BadInput
 from mmu_pipeline.storage import digest
@@ -55,7 +55,6 @@ STARTED_BY = {
 """Kind of profile -> module and class that start such a cluster, and the package that has them."""
 LEAST_MEMORY = 500_000_000
 """Bytes. The libraries of a worker take some 350 MB; one that holds four fifths of its limit takes no more work."""
-WORDS = "local, local:N or local:N:4GiB for N processes, tcp:// or tls://host:port of a scheduler, slurm:profile.yaml"
 
 
 class Workers(BaseModel):
@@ -93,19 +92,18 @@ def open_client(spec: str) -> Iterator[Client]:
     Raises BadInput for another word, for an address where no scheduler answers, for a profile that cannot be used, and for
     workers that run another version of this code.
     """
-    local = re.fullmatch(r"local(?::([1-9]\d{0,3})(?::(\d[\w.]*))?)?", spec)
-    kind, _, profile = spec.partition(":")
+    words.cluster(spec)
+    kind, _, rest = spec.partition(":")
     with dask.config.set(CONFIG):
-        if local:
-            place = _local_cluster(int(local[1] or 0), _memory(local[2]))
-        elif kind in STARTED_BY and profile:
-            place = _started(kind, Path(profile))
-        elif re.fullmatch(r"(tcp|tls)://\S+:\d+", spec):
-            place = nullcontext(spec)
+        if kind == "local":
+            processes, _, memory = rest.partition(":")
+            place = _local_cluster(int(processes or 0), _memory(memory))
+        elif kind in STARTED_BY:
+            place = _started(kind, Path(rest))
         else:
-            raise BadInput(f"no such cluster: {spec!r}", hint=WORDS)
+            place = nullcontext(spec)
         with place as cluster, _connect(cluster) as client:
-            if not local:
+            if kind != "local":
                 _check_versions(client)
             yield client
 
@@ -115,8 +113,8 @@ def patience_at(spec: str, seconds: float) -> Patience:
     return Patience(without_worker=seconds if spec.partition(":")[0] in STARTED_BY else 120.0, without_outcome=seconds)
 
 
-def _memory(text: str | None) -> int | str:
-    if text is None:
+def _memory(text: str) -> int | str:
+    if not text:
         return "auto"
     try:
         size = int(parse_bytes(text))

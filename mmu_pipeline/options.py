@@ -6,10 +6,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from mmu_pipeline import words
 from mmu_pipeline.errors import BadInput
 from mmu_pipeline.shards.reshape import ReshardRule
-
-LISTS = ("cone", "members")
 
 
 def rule_of(options: dict[str, Any]) -> ReshardRule:
@@ -18,7 +17,10 @@ def rule_of(options: dict[str, Any]) -> ReshardRule:
     `cone` and `members` are values with commas between them, `split` KEY=VALUE pairs, `limit_per_class` COLUMN=N.
     """
     asked = {name: value for name, value in options.items() if value is not None}
-    asked |= {name: tuple(asked[name].split(",")) for name in LISTS if name in asked}
+    if "cone" in asked:
+        asked["cone"] = tuple(words.numbers("--cone", asked["cone"], float, 3))
+    if "members" in asked:
+        asked["members"] = tuple(asked["members"].split(","))
     if "split" in asked:
         asked["split"] = dict(_pair("split", part) for part in asked["split"].split(","))
     if "limit_per_class" in asked:

@@ -53,7 +53,7 @@ def check_scheme(url: str) -> None:
     allowed = settings().schemes
     if "::" in url or get_protocol(url) not in allowed:
         raise BadInput("this kind of URL is not allowed", url=public_url(url), allowed=", ".join(allowed),
-                       hint="MMU_SCHEMES says which are")  # fmt: skip
+                       hint="the setting MMU_SCHEMES says which are")  # fmt: skip
 
 
 def _options(protocol: str) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def retried(action: Callable[[], T], url: str, answers: tuple[type[Exception], .
 
     def say(state: RetryCallState) -> None:
         reason = "" if state.outcome is None else _reason(state.outcome.exception(), url)
-        log.warning("%s: %s; tried again in %.1f s", public_url(url), reason, state.upcoming_sleep)
+        log.warning("%s: %s; trying again in %.1f s", public_url(url), reason, state.upcoming_sleep)
 
     try:
         return Retrying(

@@ -197,7 +197,10 @@ def set_aside_lines(units: Sequence[Mapping[str, str]], most: int = 10) -> list[
         return []
     lines: list[str | Text] = [
         f"\n[bold yellow]set aside: {counted(len(units))}[/]  the next run tries them again",
-        *(Text.assemble((f"  {u['stage']} {u['unit']}  ", "yellow"), u["reason"].replace("\n", "; ")) for u in units[:most]),
+        *(
+            Text.assemble((f"  {u['stage']} {u['unit']}  ", "yellow"), "; ".join(map(str.strip, u["reason"].splitlines())))
+            for u in units[:most]
+        ),
         *([f"  and {counted(len(units) - most)} more: see mmu status --json"] if units[most:] else []),
         "",
     ]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from mmu_pipeline.errors import BadInput
 from mmu_pipeline.redaction import public_url
+
+CLUSTER = r"^(local(:[1-9]\d{0,3}(:\d[\w.]*)?)?|(tcp|tls)://\S+:\d+|(slurm|pbs|lsf|kubernetes|gateway):.+)$"
+"""The words that name a cluster."""
 
 
 def asked(
@@ -44,6 +48,14 @@ def place(url: str) -> str:
         raise BadInput("a URL with a password or a query would be kept among Prefect's records", url=public_url(url),
                        hint="put credentials where fsspec and botocore look: ~/.config/fsspec, ~/.aws, variables")  # fmt: skip
     return url if "://" in url or "::" in url else str(Path(url).expanduser().absolute())
+
+
+def cluster(word: str | None) -> str | None:
+    """A word that names a cluster, or None, as it is. Raises BadInput for another."""
+    if word is not None and not re.fullmatch(CLUSTER, word):
+        raise BadInput(f"no such cluster: {word!r}", hint="local, local:N or local:N:4GiB for N processes, "
+                       "tcp:// or tls://host:port of a scheduler, slurm:profile.yaml")  # fmt: skip
+    return word
 
 
 def numbers(option: str, text: str, kind: type[int] | type[float], count: int | None = None) -> list[int] | list[float]:

@@ -72,6 +72,7 @@ def test_surveys_and_recipes_are_listed_for_people_and_machines() -> None:
         (["build", "snls", "--cells", "12,x"], "--cells wants whole numbers"),
         (["build", "snls", "--cone", "1,2"], "--cone wants 3 numbers"),
         (["build", "snls", "--source", "snls"], "--source wants SURVEY=URL"),
+        (["build", "snls", "--cluster", "locl"], "no such cluster: 'locl'"),
         (["build", "snls", "--bogus"], "No such option"),
         (["bild"], "No such command"),
         (["plan"], "Missing argument"),
@@ -83,6 +84,14 @@ def test_bad_input_ends_with_2_and_one_block_on_stderr(words: list[str], said: s
     assert said in ran.stderr
     assert ran.stdout == ""
     assert "Traceback" not in ran.stderr
+
+
+def test_a_root_that_is_a_file_is_named(sky: Path, tmp_path: Path) -> None:
+    (tmp_path / "root").write_text("no folder")
+    ran = mmu("build", *options(sky, tmp_path / "root"))
+    assert ran.returncode == 2
+    assert "cannot be used" in ran.stderr
+    assert str(tmp_path / "root") in ran.stderr
 
 
 def test_an_unknown_survey_or_field_in_a_recipe_names_file_and_key(sky: Path, tmp_path: Path) -> None:

@@ -70,7 +70,8 @@ def _source(survey: Survey, url: str | None) -> Source:
     form_name = detect_form(survey.forms, url)
     if form_name is None:
         looked = "; ".join(f"{name}: {', '.join(form.files)}" for name, form in survey.forms.items())
-        raise BadInput(f"no file of the survey {survey.name!r} is there", url=public_url(url), looked_for=looked)
+        raise BadInput(f"no file of the survey {survey.name!r} is there", url=public_url(url), looked_for=looked,
+                       hint=f"name the folder below which these lie: --source {survey.name}=URL")  # fmt: skip
     return Source(form_name, url)
 
 
