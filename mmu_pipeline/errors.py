@@ -16,9 +16,8 @@ class PipelineError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, *, hint: str = "", **where: Any) -> None:
-        self.what, self.hint = without_secrets(what), hint
-        clean = {name: without_secrets(value) if isinstance(value, str) else value for name, value in where.items()}
-        self.where = {name: value for name, value in clean.items() if value is not None}
+        self.what, self.hint = without_secrets(what), without_secrets(hint)
+        self.where = {name: _clean(value) for name, value in where.items() if value is not None}
         super().__init__(self.what)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -27,6 +26,12 @@ class PipelineError(Exception):
     def __str__(self) -> str:
         lines = [self.what, *(f"  {name}: {value}" for name, value in self.where.items())]
         return "\n".join([*lines, f"  to do: {self.hint}"] if self.hint else lines)
+
+
+def _clean(value: Any) -> Any:
+    """A value as it is, or where its text holds a secret the text without it."""
+    clean = without_secrets(text := str(value))
+    return value if clean == text else clean
 
 
 def _rebuild(kind: type[PipelineError], what: str, hint: str, where: dict[str, Any]) -> PipelineError:

@@ -8,13 +8,14 @@ from urllib.parse import urlsplit, urlunsplit
 
 URL = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>]+", re.IGNORECASE)
 NAMED = re.compile(
-    r"(?i)\b((?:x-amz-|x-goog-)?(?:signature|security-token|credential|token|access[-_]?token|api[-_]?key|secret[-_a-z]*|password|"
+    r"(?i)\b((?:[a-z0-9]+[-_]){0,4}(?:signature|credential|token|api[-_]?key|secret[-_a-z]*|auth[-_]string|cookie|password|"
     r"passwd|pwd|sig|authorization)\b['\"]?\s*[=:]\s*['\"]?)(?:(?:bearer|basic|token)\s+)?[^\s'\"&,;)}]+"
 )
 BARE = re.compile(
-    r"(?i)\b(?:hf_[a-z0-9]{16,}|(?:AKIA|ASIA)[A-Z0-9]{16}|eyJ[\w-]{8,}\.[\w-]+\.[\w-]+)|(?<=\bbearer )[\w.~+/=-]{8,}"
+    r"(?i)\b(?:hf_[a-z0-9]{16,}|gh[a-z]_[a-z0-9]{16,}|github_pat_\w{16,}|"
+    r"(?:AKIA|ASIA)[A-Z0-9]{16}|eyJ[\w-]{8,}\.[\w-]+\.[\w-]+)|(?<=\bbearer )[\w.~+/=-]{8,}"
 )
-"""What is a secret by its looks: Hugging Face tokens, AWS key ids, JSON web tokens, bearer tokens."""
+"""What is a secret by its looks: tokens of Hugging Face and GitHub, AWS key ids, JSON web tokens, bearer tokens."""
 VARIABLE = re.compile(r"(?i)secret|token|password|passwd|api_?key|auth_string|connection_url")
 """Names of environment variables whose values are secrets."""
 SHORTEST = 8

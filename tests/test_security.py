@@ -165,6 +165,15 @@ def test_parquet_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch
         check_columns(pq.read_metadata(tmp_path / "bomb.parquet"), ["x"])
 
 
+def test_parquet_lists_that_say_one_value_a_million_times_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMU_MOST_ARRAY_BYTES", "1MiB")
+    pq.write_table(pa.table({"x": [np.zeros(2**20, np.float32)]}), tmp_path / "bomb.parquet")
+    footer = pq.read_metadata(tmp_path / "bomb.parquet")
+    assert footer.row_group(0).column(0).total_uncompressed_size < 20 * KB
+    with pytest.raises(BrokenSource, match="larger than allowed"):
+        check_columns(footer, ["x"])
+
+
 def test_a_picture_of_too_many_pixels_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     Image.new("L", (400, 400)).save(tmp_path / "a.jpg")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
@@ -202,11 +211,19 @@ def test_the_name_of_the_latest_version_leads_nowhere_else(name: str, tmp_path: 
 @pytest.mark.parametrize(
     "text",
     [f"GET https://me:{SECRET}@host/a?X-Amz-Signature={SECRET}&y=1#{SECRET} failed", f"token={SECRET}", f"Bearer {SECRET}",
-     f"Authorization: Basic {SECRET}", f'{{"password": "{SECRET}"}}', f"s3://key:{SECRET}@bucket/a", f"sig={SECRET}"],
+     f"Authorization: Basic {SECRET}", f'{{"password": "{SECRET}"}}', f"s3://key:{SECRET}@bucket/a", f"sig={SECRET}",
+     f"AWS_SECRET_ACCESS_KEY={SECRET}", f"aws_session_token: {SECRET}", f"Cookie: session={SECRET}"],
 )  # fmt: skip
 def test_secrets_are_hidden_in_any_text(text: str) -> None:
     assert SECRET not in without_secrets(text)
-    assert SECRET not in str(PipelineError(text, file=text, hint="x"))
+    assert SECRET not in str(PipelineError(text, file=text, hint=text, urls=[text], reason=ValueError(text)))
+
+
+@pytest.mark.parametrize(
+    "token", [f"hf_{'a1' * 17}", f"ghp_{'a1' * 18}", f"github_pat_{'a1' * 11}_{'B2' * 20}", "AKIA" + "X7" * 8]
+)
+def test_tokens_are_known_by_their_looks(token: str) -> None:
+    assert without_secrets(f"refused: {token}!") == "refused: ***!"
 
 
 def test_what_is_no_secret_stays() -> None:

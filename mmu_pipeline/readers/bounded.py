@@ -18,6 +18,8 @@ from mmu_pipeline.settings import LEAST_ARRAY_BYTES, settings
 
 FIRST_LINE = 1024**2
 """No line of a header is longer."""
+WIDTH = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4}
+"""Bytes of a Parquet value in memory, by physical type; 8 or more for the others."""
 
 
 def check_held(nbytes: int, what: str, **where: Any) -> None:
@@ -46,8 +48,13 @@ def check_columns(metadata: pq.FileMetaData, columns: Collection[str]) -> None:
     leaves = [metadata.schema.column(number).path for number in range(metadata.num_columns)]
     chosen = [number for number, leaf in enumerate(leaves) if leaf in columns or leaf.split(".")[0] in columns]
     for group in (metadata.row_group(number) for number in range(metadata.num_row_groups)):
-        check_held(sum(group.column(number).total_uncompressed_size for number in chosen), "a row group")
+        check_held(sum(_unpacked_bytes(group.column(number)) for number in chosen), "a row group")
     check_held(metadata.num_rows * 8 * len(chosen), "a table", rows=metadata.num_rows)
+
+
+def _unpacked_bytes(column: Any) -> int:
+    """At least what a column of a row group is in memory: of values that repeat, its encodings say but one."""
+    return int(max(column.total_uncompressed_size, column.num_values * WIDTH.get(column.physical_type, 8)))
 
 
 class _Counted(io.RawIOBase):
