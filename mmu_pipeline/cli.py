@@ -457,4 +457,6 @@ def _give(as_json: bool, data: Any, page: RenderableType) -> None:
     if as_json:
         print(to_json(data, indent=2, inf_nan_mode="strings", fallback=str).decode())
     else:
-        Console(highlight=False).print(page, soft_wrap=True)
+        console = Console(highlight=False)
+        console.width = max(console.width, 80) if console.is_terminal else 160  # narrower than 80, columns break within words
+        console.print(page, soft_wrap=True)

@@ -59,6 +59,8 @@ def load_yaml(path: Path, kind: type[Model]) -> Model:
         problems = [(_place(tree, _loc(problem)), _wording(problem)) for problem in found]
         (key, line), message = problems[0]
         more = f"{len(problems) - 1} more problem(s) in this file follow once this one is mended" if problems[1:] else ""
+        if found[0]["type"] == "extra_forbidden" and len(found[0]["loc"]) == 1:
+            more = f"keys of a {kind.__name__.lower()} are: {', '.join(kind.model_fields)}"
         raise BadInput(message, file=path, line=line, key=key or None, hint=more) from error
 
 

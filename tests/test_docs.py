@@ -27,14 +27,11 @@ def test_the_recipe_of_the_readme_is_one(tmp_path: Path) -> None:
     assert load_recipe(str(path), load_surveys()).name == "my-galaxies"
 
 
-def test_the_survey_of_the_guide_is_one(tmp_path: Path) -> None:
-    text = blocks("docs/adding-a-survey.md", "yaml")[0]
-    path = tmp_path / "mysurvey.yaml"
-    path.write_text(text)
-    survey = load_yaml(path, Survey)
-    (tmp_path / "surveys").mkdir()
-    (tmp_path / "surveys" / "mysurvey.yaml").write_text(text)
-    assert load_surveys(tmp_path / "surveys")["mysurvey"] == survey
+def test_the_surveys_of_the_guide_are_some(tmp_path: Path) -> None:
+    for text, name in zip(blocks("docs/adding-a-survey.md", "yaml"), ("mystars", "mysurvey"), strict=True):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(text)
+        assert load_surveys(tmp_path)[name] == load_yaml(path, Survey)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
