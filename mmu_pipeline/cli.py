@@ -94,10 +94,11 @@ def main() -> None:
     except (NotADirectoryError, PermissionError, FileExistsError, IsADirectoryError) as error:
         if "--debug" in sys.argv:
             raise
+        place = {"path": error.filename, "reason": error.strerror or str(error)}
         _complain(
             "a place cannot be used",
-            {"path": str(error.filename), "reason": str(error.strerror)},
-            "choose another, or its rights",
+            {key: str(value) for key, value in place.items() if value is not None},
+            "choose another place, or change its rights",
         )
         raise SystemExit(BadInput.exit_code) from None
     except Exception as error:
