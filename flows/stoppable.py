@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -22,6 +23,7 @@ def stoppable(flow: Callable[..., Any], say: Callable[[], None]) -> Callable[...
 
     def stop(number: int, frame: object) -> None:
         stopped.append(number)
+        logging.raiseExceptions = False  # records of the end find no server: that is not told on the terminal
         sys.exit(128 + number)
 
     def run(*words: Any, **options: Any) -> Any:

@@ -96,7 +96,8 @@ def parse_where(text: str, columns: Collection[str]) -> pc.Expression:
     try:
         return value(ast.parse(text, mode="eval").body)
     except SyntaxError as error:
-        raise BadInput("cannot parse the expression", where=text, at=f"character {error.offset}") from error
+        at = f"character {error.offset}" if error.offset else "its end"
+        raise BadInput("cannot parse the expression", where=text, at=at, reason=error.msg) from error
     except (RecursionError, MemoryError) as error:  # the latter is what Python's parser raises
         raise BadInput("the expression is nested too deeply", where=f"{text[:80]}...") from error
 

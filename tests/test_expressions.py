@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from mmu_pipeline.errors import BadInput
-from mmu_pipeline.expressions import columns_of, select
+from mmu_pipeline.expressions import columns_of, parse_where, select
 
 TABLE = pa.table(
     {"mag": [20.0, 22.5, None, 23.0], "kind": ["star", "qso", "star", None], "n": [1, 2, 3, 4], "good": [True, False, True, True]}
@@ -68,3 +68,10 @@ def test_types_that_do_not_fit_are_told() -> None:
 def test_columns_that_a_text_reads() -> None:
     assert columns_of("a < 1 and not b in [2]") == {"a", "b"}
     assert columns_of(None) == set()
+
+
+@pytest.mark.parametrize(("text", "at"), [("z <", "its end"), ("z 3", "character 3")])
+def test_what_cannot_be_parsed_is_told_with_its_place(text: str, at: str) -> None:
+    with pytest.raises(BadInput, match="cannot parse") as caught:
+        parse_where(text, {"z"})
+    assert caught.value.where["at"] == at

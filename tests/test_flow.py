@@ -213,6 +213,14 @@ def test_ctrl_c_ends_the_command_and_all_that_it_started(sky: Path, tmp_path: Pa
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(timeout=60) == 128 + signal.SIGINT
         assert psutil.wait_procs(family, timeout=10)[1] == []
+    said = told_by(tmp_path).read_text()
+    assert "error  stopped" in said
+    assert "Error logging" not in said
+
+
+def told_by(root: Path) -> Path:
+    """What a build below `root` said on stderr."""
+    return root.with_name(f"{root.name}.stderr")
 
 
 @contextmanager
@@ -220,7 +228,8 @@ def build_until(sky: Path, root: Path, stage: str) -> Iterator[tuple[subprocess.
     """`mmu build` on two worker processes, with a unit of a stage done: its process, and all that it started."""
     command = [sys.executable, "-c", "from mmu_pipeline.cli import main; main()", "build", str(sky / "pair.yaml")]
     command += ["--root", str(root), "--survey-dir", str(sky / "surveys"), "--cache", str(sky / "cache"), "--cluster", "local:2"]
-    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    with told_by(root).open("wb") as stderr:
+        process = subprocess.Popen(command, start_new_session=True, stderr=stderr, stdout=subprocess.DEVNULL)
     family: list[psutil.Process] = []
     try:
         while process.poll() is None and not list((root / "receipts" / stage).rglob("*.json")):
