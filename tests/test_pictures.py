@@ -244,7 +244,7 @@ def test_the_page_and_the_picture_of_a_sample_show_it(built: Built, tmp_path: Pa
     row = [row["has_gz_hubble"] for row in built.index].index(True)
     (picture,) = [panel for panel in card(shard_set, row).panels if "jpeg" in panel.image]
     assert picture.title == "gz_hubble picture"
-    text, path = show_sample(built.url, built.index[row]["key"], tmp_path / "one.png")
+    text, path = show_sample(built.url, built.index[row]["key"], tmp_path / "new folder" / "one.png")
     assert "JPEG" in text
     assert Image.open(path).format == "PNG"
 

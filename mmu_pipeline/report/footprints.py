@@ -42,4 +42,5 @@ def draw_plan(plan: Plan, target: Path) -> None:
             inside = np.ma.masked_equal(footprint.mask[pixels].astype(int), 0)
             sky.pcolormesh(-np.radians(ra), np.radians(dec), inside, cmap=ListedColormap([colour]), alpha=alpha, rasterized=True)
         figure.legend(handles=labels, loc="outside lower center", ncols=3)
+        target.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(target, dpi=130)

@@ -38,6 +38,7 @@ def show_sample(shards: str | Path, key: str | None = None, out: str | Path | No
     row = int(choose(shard_set, 1)[0]) if key is None else shard_set.row_of(key)
     sample = shard_set.sample(row)
     target = Path(out) if out else Path(tempfile.gettempdir()) / f"mmu-{sample.key}.png"
+    target.parent.mkdir(parents=True, exist_ok=True)
     _picture(sample, shard_set, target)
     return _text(sample, shard_set, row), target
 

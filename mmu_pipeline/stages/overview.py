@@ -135,6 +135,7 @@ def write_overlap(found: Plan, path: Path) -> None:
         unknown = ", ".join(name for name, footprint in found.footprints.items() if footprint is None)
         raise BadInput(f"the footprint is not known before a scan: {unknown}", hint="build up to its object table first")
     kind = "json" if path.suffix == ".json" else "fits"
+    path.parent.mkdir(parents=True, exist_ok=True)
     found.prospect.overlap.moc.save(str(path), format=kind, overwrite=True)
 
 
