@@ -16,6 +16,7 @@ from uuid import uuid4
 from cachetools import TTLCache, cached
 from distributed import Client, Future, KilledWorker
 from distributed.client import FutureCancelledError
+from distributed.comm import CommClosedError
 
 from mmu_pipeline.errors import PipelineError
 from mmu_pipeline.receipt import Receipt, write_receipt
@@ -156,7 +157,7 @@ def _drive(
             except KilledWorker:
                 killed.extend(batch)
                 continue
-            except FutureCancelledError as error:
+            except (FutureCancelledError, CommClosedError) as error:
                 raise ClusterLost("the scheduler forgot its work", reason=str(error), hint="run again: it resumes") from error
             finally:
                 future.release()

@@ -25,6 +25,7 @@ from mmu_pipeline.errors import BadInput, PipelineError
 from mmu_pipeline.receipt import Receipt, read_receipt
 from mmu_pipeline.stages.build import Build, Outcome, Unit
 from mmu_pipeline.storage import Root
+from tests.faults import dask_scheduler, dask_worker, wait_for
 
 
 def build_at(folder: Path) -> Build:
@@ -165,6 +166,19 @@ def test_a_scheduler_that_dies_ends_with_a_clear_error(tmp_path: Path) -> None:
         with pytest.raises(ClusterLost, match="scheduler"):
             list(run_units(client, where_it_ran, build_at(tmp_path), units_named("a")))
         assert time.monotonic() - started < 60
+
+
+def test_a_scheduler_that_dies_before_it_gives_a_result_ends_with_a_clear_error(tmp_path: Path) -> None:
+    with dask_scheduler() as scheduler, dask_worker(scheduler.address), open_client(scheduler.address) as client:
+
+        def halt_and_end_it(units: int) -> None:
+            wait_for((tmp_path / "attempts.txt").exists)
+            time.sleep(0.5)  # now what was submitted is finished, and lies with the worker
+            os.killpg(scheduler.popen.pid, signal.SIGSTOP)  # it is asked for the result, and does not answer
+            threading.Timer(1.0, scheduler.kill).start()
+
+        with pytest.raises(ClusterLost, match="forgot its work"):
+            list(run_units(client, die_if_guilty, build_at(tmp_path), units_named("innocent"), running=halt_and_end_it))
 
 
 def test_no_outcome_names_the_units_that_are_in_flight(tmp_path: Path, two_workers: object) -> None:
