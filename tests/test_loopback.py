@@ -105,7 +105,11 @@ def test_a_scheduled_build_and_runs_on_demand_and_the_end_of_just_these_processe
     runs = httpx.post(f"{api}/flow_runs/filter", json={"flow_runs": complete}).json()
     made_by = [(run["name"], (run["created_by"] or {}).get("type")) for run in runs]  # of a run that nobody asked for: None
     assert (f"build {RECIPE}", "SCHEDULE") in made_by
-    artifacts = {artifact["key"]: artifact for artifact in httpx.post(f"{api}/artifacts/latest/filter", json={}).json()}
+    scheduled = min(
+        (run for run in runs if (run["created_by"] or {}).get("type") == "SCHEDULE"), key=lambda run: str(run["start_time"])
+    )
+    asked = {"artifacts": {"flow_run_id": {"any_": [scheduled["id"]]}}}
+    artifacts = {artifact["key"]: artifact for artifact in httpx.post(f"{api}/artifacts/filter", json=asked).json()}
     stages = {f"{RECIPE}-{stage}" for stage in ("scan", "objects", "match", "samples", "shards", "check")}
     assert {artifacts[key]["data"] for key in stages} == {100.0}, "a progress artifact of each stage"
     tables = json.loads(artifacts[f"{RECIPE}-done"]["data"])
