@@ -9,7 +9,8 @@ import logging
 import os
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
 from functools import partial
@@ -27,7 +28,7 @@ from mmu_pipeline import tables, words
 from mmu_pipeline.errors import BadInput, PipelineError
 
 if TYPE_CHECKING:
-    from mmu_pipeline.stages.build import Build
+    from mmu_pipeline.stages.build import Build, Deal
 
 app = typer.Typer(
     name="mmu",
@@ -243,18 +244,14 @@ def margins(
     as_json: AsJson = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Write margin catalogs of a recipe's counterparts, with which LSDB joins across the borders of partitions."""
-    from contextlib import nullcontext
-
-    from mmu_pipeline.client import open_client
-    from mmu_pipeline.cluster import run_units
     from mmu_pipeline.stages.margins import finish
     from mmu_pipeline.stages.pipeline import margin_units, run_unit
     from mmu_pipeline.stages.receipts import set_aside_of
 
     plan = _prepared(words.asked(recipe, root, source, survey_dir))
     units = margin_units(plan, arcsec)
-    with nullcontext() if cluster is None else open_client(cluster) as client:
-        done = list(run_units(client, run_unit, plan, units) if client else (run_unit(unit, plan) for unit in units))
+    with _deal(cluster) as deal:
+        done = list(deal(run_unit, plan, units))
     written = finish(plan, done)
     missing = set_aside_of(outcome.receipt for outcome in done)
     _give(as_json, {"margins": written, "set_aside": missing}, tables.margin_lines(written, missing))
@@ -275,19 +272,11 @@ def verify(
 ) -> None:
     """Check a set of shards from the outside: every byte, offset, digest, name, type and split."""
     from mmu_pipeline.progress import counted, shown
-    from mmu_pipeline.stages.build import Deal, in_turn
     from mmu_pipeline.stages.verify import VALUES_COMPARED
     from mmu_pipeline.stages.verify import verify as check
 
-    with ExitStack() as stack:
-        deal: Deal = in_turn
-        if cluster is not None:
-            from mmu_pipeline.client import open_client
-            from mmu_pipeline.cluster import run_units
-
-            deal = partial(run_units, stack.enter_context(open_client(cluster)))
-        deal = counted(deal, "check", stack.enter_context(shown(quiet)))
-        found = check(words.place(shards), None if all_values else VALUES_COMPARED, deal)
+    with _deal(cluster) as deal, shown(quiet) as show:
+        found = check(words.place(shards), None if all_values else VALUES_COMPARED, counted(deal, "check", show))
     _give(as_json, asdict(found) | {"ok": found.ok}, tables.verification_lines(found))
     if not found.ok:
         raise typer.Exit(1)
@@ -434,6 +423,21 @@ def simulate(
     listed = write_archive(out, known, chosen, sky, seed)
     found = {"folder": str(out), "objects": len(sky), "written": listed}
     _give(as_json, found, tables.simulated_table(str(out), len(sky), listed))
+
+
+@contextmanager
+def _deal(cluster: str | None) -> Iterator[Deal]:
+    """What runs units: this process, or a cluster for as long as the block lasts."""
+    from mmu_pipeline.stages.build import in_turn
+
+    if cluster is None:
+        yield in_turn
+        return
+    from mmu_pipeline.client import open_client
+    from mmu_pipeline.cluster import run_units
+
+    with open_client(cluster) as client:
+        yield partial(run_units, client)
 
 
 def _prepared(asked: dict[str, Any]) -> Build:
